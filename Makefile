@@ -1,0 +1,122 @@
+# make demo and make test set everything up first: a virtual environment and what requirements.txt lists.
+# Started again they are quick: the stamp files inside the environment say that it is complete.
+
+PYTHON ?= python3
+VENV ?= .venv
+# 1: exactly the versions of requirements.lock, which was made on one version of Python
+LOCK ?=
+MODEL ?= dino_vits16
+DEMO_DIR ?= outputs/demo
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+ifeq ($(LOCK),1)
+CONSTRAINTS := -c requirements.lock
+INSTALLED := $(VENV)/.installed-locked
+REQUIREMENTS := requirements.txt pyproject.toml requirements.lock
+else
+CONSTRAINTS :=
+INSTALLED := $(VENV)/.installed
+REQUIREMENTS := requirements.txt pyproject.toml
+endif
+TESTABLE := $(INSTALLED)-test
+# There while something is being installed: an environment left with it is made anew.
+UNFINISHED := $(VENV).unfinished
+
+# The stamps of an environment that is unfinished, does not start or was filled from elsewhere (a moved checkout)
+# count for nothing.
+$(shell if test -e $(UNFINISHED) || ! $(PY) -c '' 2>/dev/null || ! grep -qsxF "$(CURDIR)" $(INSTALLED); \
+        then rm -f $(INSTALLED) $(TESTABLE); fi)
+
+.PHONY: help demo test lint clean distclean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       eigenvectors of data/samples, as pictures in $(DEMO_DIR) (MODEL=$(MODEL))"
+	@echo "make test       all tests (PYTEST_ARGS=\"-k NAME\" for some, WORKERS=$(WORKERS) processes)"
+	@echo "make lint       ruff: rules and format"
+	@echo "make clean      remove what the demo wrote, and caches"
+	@echo "make distclean  ... and the virtual environment $(VENV)"
+	@echo "The first two set up $(VENV) when needed, with PYTHON=$(PYTHON)."
+
+# --- set-up ---------------------------------------------------------------------------------------------------------
+
+define CHECK_PYTHON
+	command -v $(PYTHON) >/dev/null || { echo "set-up: there is no $(PYTHON) here; Python 3.10 or newer is needed (another one: make PYTHON=/path/to/python3)" >&2; exit 1; }; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "set-up: $(PYTHON) is `$(PYTHON) -V 2>&1`; Python 3.10 or newer is needed (another one: make PYTHON=/path/to/python3)" >&2; exit 1; }; \
+	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "set-up: $(PYTHON) has no venv module (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+endef
+
+# pydensecrf2 is compiled, where requirements.txt asks for it.
+define CHECK_COMPILER
+	if $(PY) -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then \
+	    command -v "$${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null \
+	        || { echo "set-up: no C++ compiler here; one is needed (on Debian and Ubuntu: apt install g++)" >&2; exit 1; }; \
+	    $(PY) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' \
+	        || { echo "set-up: Python.h is missing beside $(PYTHON) (on Debian and Ubuntu: apt install python3-dev)" >&2; exit 1; }; \
+	fi
+endef
+
+# $(1): what pip is to install. Stopped by a signal, the mark stays; when pip itself gives up, the environment is as it was.
+define PIP_INSTALL
+	trap 'exit 130' INT TERM; \
+	touch $(UNFINISHED) && { $(PIP) install $(1) $(CONSTRAINTS) || { rm -f $(UNFINISHED); exit 1; }; } && rm -f $(UNFINISHED)
+endef
+
+$(INSTALLED): $(REQUIREMENTS)
+	@if test -e $(UNFINISHED) || ! { $(PY) -m pip --version || $(PY) -m ensurepip; } >/dev/null 2>&1; then \
+	    $(CHECK_PYTHON); \
+	    echo "set-up: making $(VENV) with `$(PYTHON) -V` (several GB; minutes, once)"; \
+	    touch $(UNFINISHED) && $(PYTHON) -m venv --clear $(VENV) && $(PIP) install --quiet --upgrade pip && rm -f $(UNFINISHED); \
+	fi
+	@$(CHECK_COMPILER)
+	@$(call PIP_INSTALL,-r requirements.txt)
+	@echo "$(CURDIR)" > $@
+
+$(TESTABLE): $(INSTALLED)
+	@$(call PIP_INSTALL,--quiet -e '.[test]')
+	@touch $@
+
+# --- the two commands -----------------------------------------------------------------------------------------------
+
+EXTRACT = $(PY) extract/extract.py
+IMAGES := data/samples/images
+
+# Without the weights of $(MODEL), and without a network to fetch them, the demo shows the pipeline on lab_hog.
+demo: $(INSTALLED)
+	@set -e; \
+	features() { \
+	    $(EXTRACT) extract_features --images_list $(IMAGES).txt --images_root $(IMAGES) \
+	        --model_name "$$1" --output_dir "$(DEMO_DIR)/$$1/features"; \
+	}; \
+	model=$(MODEL); \
+	if ! features $$model; then \
+	    echo "demo: no features from $$model; going on with lab_hog, which needs no weights and is no match for it" >&2; \
+	    model=lab_hog; \
+	    features $$model; \
+	fi; \
+	out="$(DEMO_DIR)/$$model"; \
+	$(EXTRACT) extract_eigs --images_root $(IMAGES) --features_dir "$$out/features" \
+	    --which_matrix laplacian --K 5 --output_dir "$$out/eigs"; \
+	$(EXTRACT) vis_eigs --images_root $(IMAGES) --eigs_dir "$$out/eigs" --output_dir "$$out/pictures"; \
+	echo "demo: the picture page is $$(cd "$$out/pictures" && pwd)/index.html"
+
+# WORKERS processes with one thread each: together they load two cores better than one process whose small
+# matrices are split over threads, and with more threads than cores they would hinder each other.
+# A file's tests stay together, so that what its fixtures computed is computed once.
+test: $(TESTABLE)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	    $(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+lint: $(TESTABLE)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:
+	rm -rf "$(DEMO_DIR)" .pytest_cache .ruff_cache .hypothesis build extract/*.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) $(UNFINISHED)

@@ -1,0 +1,133 @@
+"""Affinities between patches: by features, and by colour.
+
+Source: Melas-Kyriazi et al., "Deep Spectral Methods", CVPR 2022, section 3.2 and its supplement; the colour affinities
+follow Chen, Li and Tang, "KNN matting" (CVPR 2012), and Grady, "Random walks" (2006), as the published code sets them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn import functional
+
+KNN_SETTINGS = ((20, 2.0), (10, 0.1))  # (neighbours, weight of the position beside the colour)
+RW_BETA = 900.0  # 1 / 0.033^2, rounded
+PANEL = 512
+
+
+def gram(features: Tensor) -> Tensor:
+    """F F' of features (..., T, D) -> (..., T, T), each entry computed once and mirrored.
+
+    In panels: half the multiplications of the full product, and each panel is in the cache while it is mirrored.
+    """
+    count = features.shape[-2]
+    if features.device.type != "cpu" or count <= PANEL:
+        return features @ features.mT
+    product = features.new_empty(*features.shape[:-1], count)
+    for start in range(0, count, PANEL):
+        stop = min(start + PANEL, count)
+        panel = features[..., start:stop, :] @ features[..., start:, :].mT
+        product[..., start:stop, start:] = panel
+        product[..., stop:, start:stop] = panel[..., stop - start :].mT
+    return product
+
+
+def feature_affinity(features: Tensor, threshold_at_zero: bool = True) -> Tensor:
+    """W = F F' of features (..., T, D) -> (..., T, T); negative entries become 0 with ``threshold_at_zero``."""
+    affinity = gram(features)
+    return affinity.clamp_(min=0) if threshold_at_zero else affinity
+
+
+def resize_features(features: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Bilinear resizing (align_corners=False) of features (B, T, D) on ``grid`` = (rows, columns) to ``new_grid``."""
+    if grid == new_grid:
+        return features
+    on_grid = features.transpose(1, 2).unflatten(2, grid)
+    resized = functional.interpolate(on_grid, size=new_grid, mode="bilinear", align_corners=False)
+    return resized.flatten(2).transpose(1, 2)
+
+
+def colour_grid(image: Image.Image, cropped: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """Colours of the cells of a grid.
+
+    Parameters
+    ----------
+    image
+        RGB photograph.
+    cropped
+        (H, W) in pixels: the part at the top left that whole patches cover.
+    grid
+        (rows, columns) to resize it to (Pillow's bilinear filter).
+
+    Returns
+    -------
+    np.ndarray
+        (rows, columns, 3) float64 in [0, 1].
+    """
+    image = image.crop((0, 0, cropped[1], cropped[0]))
+    return np.asarray(image.resize((grid[1], grid[0]), Image.Resampling.BILINEAR), dtype=np.float64) / 255
+
+
+def knn_affinity(colours: np.ndarray, settings: Sequence[tuple[int, float]] = KNN_SETTINGS) -> coo_array:
+    """Affinity of nearest neighbours in colour and position.
+
+    Points are (r, g, b, w x, w y) with x, y in [0, 1] over columns and rows. For each (neighbours, w) of ``settings``
+    every directed edge from a point to a neighbour (a point is its own first) adds 1 to W_ij and to W_ji.
+
+    ``colours`` (rows, columns, 3) in [0, 1] -> sparse (T, T) float64 with repeated entries, to be summed.
+    """
+    rows, columns = colours.shape[:2]
+    count = rows * columns
+    y, x = np.meshgrid(np.linspace(0, 1, rows), np.linspace(0, 1, columns), indexing="ij")
+    sources, targets = [], []
+    for neighbours, weight in settings:
+        neighbours = min(neighbours, count)  # an image of few patches: all of them
+        points = np.column_stack([colours.reshape(count, 3), weight * x.ravel(), weight * y.ravel()])
+        points = points.astype(np.float32)  # as the published code does: it decides ties
+        nearest = cKDTree(points).query(points, k=np.arange(1, neighbours + 1))[1]
+        sources.append(np.repeat(np.arange(count), neighbours))
+        targets.append(nearest.ravel())
+    i, j = np.concatenate(sources), np.concatenate(targets)
+    return coo_array((np.ones(2 * len(i)), (np.concatenate([i, j]), np.concatenate([j, i]))), shape=(count, count))
+
+
+def rw_affinity(colours: np.ndarray, beta: float = RW_BETA) -> coo_array:
+    """Random-walk affinity: each cell with the 3x3 window around it, weight exp(-beta |rgb difference|^2).
+
+    Positions outside the image are clamped to its border, so that edges along the border count more than once (as in
+    the published code).
+
+    ``colours`` (rows, columns, 3) in [0, 1] -> sparse (T, T) float64 with repeated entries, to be summed.
+    """
+    rows, columns = colours.shape[:2]
+    count = rows * columns
+    flat = colours.reshape(count, 3)
+    y, x = np.divmod(np.arange(count), columns)
+    sources, targets = [], []
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            neighbour = np.clip(y + dy, 0, rows - 1) * columns + np.clip(x + dx, 0, columns - 1)
+            sources.append(np.arange(count))
+            targets.append(neighbour)
+    i, j = np.concatenate(sources), np.concatenate(targets)
+    weights = np.exp(-beta * np.sum((flat[i] - flat[j]) ** 2, axis=1))
+    return coo_array((weights, (i, j)), shape=(count, count))
+
+
+COLOUR_AFFINITIES = {"knn": knn_affinity, "rw": rw_affinity}
+
+
+def add_sparse(dense: Tensor, sparse: coo_array, factor: float) -> None:
+    """``dense += factor * sparse`` in place, for a contiguous (T, T) tensor; repeated entries add up."""
+    sparse = sparse.tocsr()
+    sparse.sum_duplicates()
+    sparse = sparse.tocoo()
+    row, column = sparse.coords
+    index = torch.from_numpy(row.astype(np.int64) * sparse.shape[1] + column).to(dense.device)
+    values = torch.from_numpy(factor * sparse.data).to(dense)
+    flat = dense.view(-1)
+    flat[index] = flat[index] + values

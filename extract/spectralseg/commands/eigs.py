@@ -1,0 +1,225 @@
+"""From features to eigenvectors: one record in, one record out, in processes on CPUs or in batches on a GPU."""
+
+import functools
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from scipy.sparse import coo_array
+from torch import Tensor
+
+from spectralseg.affinity import COLOUR_AFFINITIES, colour_grid
+from spectralseg.backbones import keep_freed_memory
+from spectralseg.devices import pick_device
+from spectralseg.eigen import AFFINITIES, LAPLACIANS, SOLVERS, spectral_eigenvectors
+from spectralseg.errors import InputError
+from spectralseg.images import find_image, load_image, patch_grid
+from spectralseg.stage import Stage, provenance
+from spectralseg.storage import compact, list_ids, load_features, save_record
+
+MATRICES_IN_MEMORY = 4  # dense (T, T) matrices that an image needs at once, at most
+GPU_BATCH_CELLS = 64 * 1024**2  # matrix entries of a batch on a GPU: 23 images at T = 1702, 8 at T = 2852
+
+
+@dataclass(frozen=True)
+class EigenSettings:
+    """Everything that decides what an eigenvector record holds; see ``extract_eigs`` in ``extract.py``."""
+
+    which_matrix: str = "laplacian"
+    which_color_matrix: str = "knn"
+    which_features: str = "k"
+    normalize: bool = True
+    threshold_at_zero: bool = True
+    lapnorm: bool = True
+    K: int = 20
+    image_downsample_factor: int | None = None
+    image_color_lambda: float = 0.0
+    solver: str = "auto"
+
+    def check(self) -> None:
+        """Raise :class:`InputError` for a value that no image could be handled with."""
+        for name, known in (
+            ("which_matrix", LAPLACIANS + AFFINITIES),
+            ("which_color_matrix", tuple(COLOUR_AFFINITIES)),
+            ("solver", SOLVERS),
+        ):
+            if getattr(self, name) not in known:
+                raise InputError(f"no {name} '{getattr(self, name)}'; known are {', '.join(known)}")
+        if self.K < 1:
+            raise InputError(f"--K {self.K}: ask for at least one eigenvector")
+        if self.image_downsample_factor is not None and self.image_downsample_factor < 1:
+            raise InputError(f"--image_downsample_factor {self.image_downsample_factor}: must be at least 1 pixel")
+        if self.image_color_lambda < 0:
+            raise InputError(f"--image_color_lambda {self.image_color_lambda}: must not be negative")
+        if self.which_matrix in AFFINITIES and (self.image_color_lambda or self.image_downsample_factor):
+            raise InputError(f"colour and downsampling are for Laplacians, not for which_matrix={self.which_matrix}")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One image's eigenproblem, ready to solve."""
+
+    image_id: str
+    features: Tensor  # (T, D)
+    grid: tuple[int, int]  # rows and columns of the patches
+    new_grid: tuple[int, int]  # ... and of the eigenvectors
+    step: int  # pixels per cell of new_grid
+    colour: coo_array | None
+    about: dict[str, Any]  # what the record says beside eigenvalues and eigenvectors
+
+
+def extract_eigs(
+    images_root: str,
+    features_dir: str,
+    output_dir: str,
+    settings: EigenSettings,
+    multiprocessing: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """The command ``extract_eigs``; see its documentation in ``extract.py``."""
+    settings.check()
+    if multiprocessing > 0 and device == "auto":
+        device = "cpu"
+    where = pick_device(device)
+    if multiprocessing > 0 and where.type != "cpu":
+        raise InputError(f"--multiprocessing is for CPUs: leave it out, or leave out --device {device}")
+    ids = list_ids(features_dir, ".pth")
+    if settings.image_color_lambda > 0 and not Path(images_root).is_dir():
+        raise InputError(f"no such images_root: {images_root}")
+    stage = Stage(
+        "extract_eigs", output_dir, ".pth", asdict(settings) | {"features": provenance(features_dir)}, overwrite
+    )
+    if Path(features_dir).resolve() == stage.folder.resolve():
+        raise InputError(
+            f"features_dir and output_dir are both {features_dir}; eigenvectors need a folder of their own"
+        )
+    pending = stage.begin(ids)
+    prepare = functools.partial(load_problem, Path(images_root), Path(features_dir), settings)
+    if where.type == "cpu":
+        work = functools.partial(_solve_and_save, prepare, settings, stage.folder)
+        stage.run(work, pending, multiprocessing)
+    else:
+        _run_on_gpu(stage, pending, prepare, settings, where)
+    stage.finish()
+
+
+def load_problem(images_root: Path, features_dir: Path, settings: EigenSettings, image_id: str) -> Problem:
+    """Read an image's features, and its colours if asked for.
+
+    Raises
+    ------
+    InputError
+        A damaged or incomplete record, an image that is absent or of another size, a matrix beyond the memory.
+    """
+    path = features_dir / f"{image_id}.pth"
+    record = load_features(path)
+    if settings.which_features not in record:
+        raise InputError(f"{path} has no features '{settings.which_features}'; extract them with --which_features")
+    features = record[settings.which_features]
+    _, _, height, width = record["shape"]
+    patch_size = record["patch_size"]
+    grid = patch_grid(height, width, patch_size)
+    if features.ndim != 3 or features.shape[:2] != (1, grid[0] * grid[1]):
+        raise InputError(
+            f"{path}: features of shape {tuple(features.shape)} do not fit {grid[0]}x{grid[1]} patches of an image of "
+            f"{width}x{height} pixels"
+        )
+    step = settings.image_downsample_factor or patch_size
+    covered = (grid[0] * patch_size, grid[1] * patch_size)
+    new_grid = (covered[0] // step, covered[1] // step)
+    if 0 in new_grid:
+        raise InputError(f"image_downsample_factor={step} leaves nothing of {covered[1]}x{covered[0]} pixels")
+    _check_memory(new_grid)
+    colour = None
+    if settings.image_color_lambda > 0:
+        image = load_image(
+            find_image(images_root, record.get("file", image_id)), record.get("resize"), record.get("center_crop")
+        )
+        if image.size != (width, height):
+            raise InputError(
+                f"the image in {images_root} has {image.width}x{image.height} pixels, its features came from "
+                f"{width}x{height}"
+            )
+        colour = COLOUR_AFFINITIES[settings.which_color_matrix](colour_grid(image, covered, new_grid))
+    about = {"id": image_id, "shape": record["shape"], "grid": new_grid, "step": step}
+    about |= {name: record[name] for name in ("file", "resize", "center_crop") if name in record}
+    return Problem(image_id, features[0], grid, new_grid, step, colour, about)
+
+
+def _check_memory(grid: tuple[int, int]) -> None:
+    cells = grid[0] * grid[1]
+    needed, available = 4 * cells**2 * MATRICES_IN_MEMORY, psutil.virtual_memory().available
+    if needed > available:
+        raise InputError(
+            f"{cells} patches need about {needed / 1e9:.0f} GB for their affinities, {available / 1e9:.0f} GB are "
+            "free; extract the features with --resize, or with a larger patch size"
+        )
+
+
+def solve(problems: list[Problem], settings: EigenSettings, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (B, K) and eigenvectors (B, K, T') of problems of one size."""
+    first = problems[0]
+    return spectral_eigenvectors(
+        torch.stack([problem.features for problem in problems]).to(device),
+        K=settings.K,
+        which_matrix=settings.which_matrix,
+        normalize=settings.normalize,
+        threshold_at_zero=settings.threshold_at_zero,
+        lapnorm=settings.lapnorm,
+        colour=None if first.colour is None else [problem.colour for problem in problems],
+        colour_lambda=settings.image_color_lambda,
+        grid=first.grid,
+        resize_to=None if first.new_grid == first.grid else first.new_grid,
+        solver=settings.solver,
+    )
+
+
+def _save(folder: Path, problem: Problem, settings: EigenSettings, values: Tensor, vectors: Tensor) -> None:
+    record = {"eigenvalues": compact(values), "eigenvectors": compact(vectors)}
+    save_record(folder / f"{problem.image_id}.pth", record | problem.about | {"which_matrix": settings.which_matrix})
+
+
+def _solve_and_save(prepare: functools.partial, settings: EigenSettings, folder: Path, image_id: str) -> None:
+    keep_freed_memory()
+    problem = prepare(image_id)
+    values, vectors = solve([problem], settings, torch.device("cpu"))
+    _save(folder, problem, settings, values[0], vectors[0])
+
+
+def _run_on_gpu(
+    stage: Stage, pending: list[str], prepare: functools.partial, settings: EigenSettings, device: torch.device
+) -> None:
+    """Solve images of one size together; those that cannot be read are reported."""
+    waiting: dict[tuple[object, ...], list[Problem]] = {}
+
+    def flush(problems: list[Problem]) -> None:
+        try:
+            values, vectors = solve(problems, settings, device)
+        except InputError as error:  # one bad image must not take its batch along
+            for problem in problems:
+                if len(problems) > 1:
+                    flush([problem])
+                else:
+                    stage.failed(problem.image_id, str(error))
+            return
+        for problem, image_values, image_vectors in zip(problems, values.cpu(), vectors.cpu(), strict=True):
+            _save(stage.folder, problem, settings, image_values, image_vectors)
+            stage.done(problem.image_id)
+
+    for image_id in pending:
+        try:
+            problem = prepare(image_id)
+        except InputError as error:
+            stage.failed(image_id, str(error))
+            continue
+        key = (problem.features.shape, problem.grid, problem.new_grid)
+        group = waiting.setdefault(key, [])
+        group.append(problem)
+        cells = problem.new_grid[0] * problem.new_grid[1]
+        if (len(group) + 1) * cells**2 > GPU_BATCH_CELLS:
+            flush(waiting.pop(key))
+    for group in waiting.values():
+        flush(group)

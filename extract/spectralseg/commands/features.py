@@ -1,0 +1,175 @@
+"""From images to features: decode, batch by size, run the backbone, write one record per image."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from spectralseg.backbones import Backbone, keep_freed_memory, load_backbone
+from spectralseg.devices import pick_device
+from spectralseg.errors import InputError
+from spectralseg.images import crop_to_patches, load_image, read_images_list
+from spectralseg.stage import Stage
+from spectralseg.storage import compact, save_record
+from spectralseg.tokens import TokenExtractor, dtype_named
+
+WAITING_BATCHES = 16  # images of so many batches may wait for others of their size
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Everything that decides what a features record holds; see ``extract_features`` in ``extract.py``."""
+
+    model_name: str
+    which_block: tuple[int, ...] = (-1,)
+    which_features: tuple[str, ...] = ("k",)
+    weights: str | None = None
+    dtype: str = "float32"
+    storage_dtype: str = "float32"
+    resize: int | None = None
+    center_crop: int | None = None
+
+    def check(self) -> None:
+        """Raise :class:`InputError` for a value that no image could be handled with."""
+        dtype_named(self.storage_dtype)
+        for name in ("resize", "center_crop"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} {value}: must be at least one pixel")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A decoded image on its way to the backbone, or the reason why there is none."""
+
+    image_id: str
+    pixels: Tensor | None = None  # (3, H, W) uint8, cropped to whole patches
+    shape: tuple[int, int] = (0, 0)  # H, W before that crop
+    problem: str = ""
+
+
+class ImageFiles(Dataset):
+    """Decodes images one by one; what cannot be decoded is an item with a problem, not an exception."""
+
+    def __init__(
+        self, root: Path, files: Sequence[tuple[str, str]], backbone: Backbone, settings: FeatureSettings
+    ) -> None:
+        self.root, self.files, self.patch_size = root, files, backbone.patch_size
+        self.resize, self.center_crop = settings.resize, settings.center_crop
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Loaded:
+        image_id, name = self.files[index]
+        try:
+            image = load_image(self.root / name, self.resize, self.center_crop)
+            pixels = crop_to_patches(torch.from_numpy(np.array(image)).permute(2, 0, 1), self.patch_size).contiguous()
+        except InputError as error:
+            return Loaded(image_id, problem=str(error))
+        return Loaded(image_id, pixels, (image.height, image.width))
+
+
+def extract_features(
+    images_list: str,
+    images_root: str,
+    output_dir: str,
+    settings: FeatureSettings,
+    batch_size: int = 1,
+    device: str = "auto",
+    num_workers: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """The command ``extract_features``; see its documentation in ``extract.py``."""
+    if batch_size < 1:
+        raise InputError(f"--batch_size {batch_size}: at least one image must be in a batch")
+    settings.check()
+    files = read_images_list(images_list, images_root)
+    where = pick_device(device)
+    keep_freed_memory()
+    backbone = load_backbone(settings.model_name, settings.weights, where)
+    if backbone.weights.startswith("random"):
+        print(f"extract_features: {backbone.name} has RANDOM weights: its features mean nothing", file=sys.stderr)
+    extractor = TokenExtractor(backbone, settings.which_block, settings.which_features, settings.dtype)
+    made_by = {"weights": backbone.weights, "patch_size": backbone.patch_size, "which_block": extractor.blocks}
+    stage = Stage("extract_features", output_dir, ".pth", asdict(settings) | made_by, overwrite)
+    pending = stage.begin(files)
+    about: dict[str, Any] = {name: made_by[name] for name in ("weights", "patch_size")}
+    about |= {"model_name": backbone.name, "blocks": extractor.blocks}
+    about |= {
+        name: getattr(settings, name) for name in ("resize", "center_crop") if getattr(settings, name) is not None
+    }
+    indices = {image_id: index for index, image_id in enumerate(files)}
+    dataset = ImageFiles(Path(images_root), [(image_id, files[image_id]) for image_id in pending], backbone, settings)
+    for batch in batches_of_one_size(_decoded(dataset, num_workers, where), batch_size, stage):
+        for item, features in zip(batch, _features(extractor, batch, where), strict=True):
+            record = {"indices": indices[item.image_id], "file": files[item.image_id], "id": item.image_id}
+            record |= about | {"shape": (1, 3, *item.shape)} | _stored(features, dtype_named(settings.storage_dtype))
+            save_record(stage.output(item.image_id), record)
+            stage.done(item.image_id)
+    stage.finish()
+
+
+def _decoded(dataset: ImageFiles, num_workers: int | None, device: torch.device) -> Iterator[Loaded]:
+    """Images in order, decoded in worker processes (by default: none beside a CPU that computes, else up to 8)."""
+    if num_workers is None:
+        num_workers = 0 if device.type == "cpu" else min(8, torch.get_num_threads())
+    yield from DataLoader(dataset, batch_size=None, num_workers=num_workers)
+
+
+def batches_of_one_size(items: Iterator[Loaded], batch_size: int, stage: Stage) -> Iterator[list[Loaded]]:
+    """Collect images of one size into batches; those that cannot be read are reported to ``stage``.
+
+    Images wait for others of their size, at most ``WAITING_BATCHES * batch_size`` of them: then the fullest group goes
+    on as it is. Results do not depend on who shares a batch.
+    """
+    waiting: dict[tuple[int, ...], list[Loaded]] = defaultdict(list)
+    count = 0
+    for item in items:
+        if item.pixels is None:
+            stage.failed(item.image_id, item.problem)
+            continue
+        group = waiting[tuple(item.pixels.shape)]
+        group.append(item)
+        count += 1
+        if len(group) < batch_size and count >= WAITING_BATCHES * batch_size:
+            group = max(waiting.values(), key=len)
+        if len(group) >= batch_size or count >= WAITING_BATCHES * batch_size:
+            batch = waiting.pop(tuple(group[0].pixels.shape))
+            count -= len(batch)
+            yield batch
+    yield from waiting.values()
+
+
+def _features(extractor: TokenExtractor, batch: list[Loaded], device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """Features of each image of a batch, with a batch dimension of 1."""
+    images = torch.stack([item.pixels for item in batch]).to(device, non_blocking=True).float().div_(255)
+    try:
+        features = extractor(images)
+    except torch.OutOfMemoryError:
+        rows, columns = images.shape[-2:]
+        raise InputError(
+            f"out of memory with {len(batch)} images of {columns}x{rows}: lower --batch_size, or --resize the images"
+        ) from None
+    for index in range(len(batch)):
+        yield {name: value[index : index + 1] for name, value in features.items()}
+
+
+def _stored(features: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """CPU copies to save. A feature under two names (``k`` and ``k_block_-1``) is copied, and so stored, once."""
+    copies: dict[int, Tensor] = {}
+    stored = {}
+    for name, value in features.items():
+        key = value.data_ptr()
+        if key not in copies:
+            copy = compact(value).to(dtype)
+            copies[key] = copy[0] if name == "attn_cls" else copy
+        stored[name] = copies[key]
+    return stored

@@ -1,0 +1,169 @@
+"""``vis_eigs``: look at eigenvectors. A PNG sheet per image, and one page of all images."""
+
+import functools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from spectralseg.errors import InputError
+from spectralseg.images import find_image, load_image, read_images_list
+from spectralseg.page import Card, write_page
+from spectralseg.pictures import attention_picture, contact_sheet, eigenvector_picture, fit_height
+from spectralseg.regions import infer_grid
+from spectralseg.stage import Stage, provenance
+from spectralseg.storage import atomic_write, list_ids, load_eigs, load_features
+
+SHEET_HEIGHT, THUMBNAIL_HEIGHT = 240, 180  # pixels
+MAX_CARDS = 1000  # about 20 MB of page
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the pictures of an image come from, and how many eigenvectors are wanted (None: all)."""
+
+    images_root: Path
+    eigs_dir: Path
+    features_dir: Path | None = None
+    num_eigenvectors: int | None = None
+    names: dict[str, str] = field(default_factory=dict)  # id -> name below images_root, from an images_list
+
+
+def vis_eigs(
+    images_root: str,
+    eigs_dir: str,
+    output_dir: str,
+    features_dir: str | None = None,
+    images_list: str | None = None,
+    num_eigenvectors: int | None = None,
+    limit: int | None = None,
+    overwrite: bool = False,
+    multiprocessing: int = 0,
+) -> None:
+    """Draw photographs with their eigenvectors: ``<id>.png`` per image, and ``index.html``, whose path is printed.
+
+    Raises
+    ------
+    InputError
+        An argument is wrong, or (at the end, the others being drawn) some images failed.
+    """
+    for name, number in (("num_eigenvectors", num_eigenvectors), ("limit", limit)):
+        if number is not None and number < 1:
+            raise InputError(f"--{name} must be at least 1, not {number}")
+    if not Path(images_root).is_dir():
+        raise InputError(f"no such images_root: {images_root}")
+    for folder in (images_root, eigs_dir, features_dir):
+        if folder is not None and Path(folder).resolve() == Path(output_dir).resolve():
+            raise InputError(f"output_dir must be a folder of its own, not {folder}, which holds the inputs")
+    names = {} if images_list is None else read_images_list(images_list, images_root)
+    ids = (sorted(names) or list_ids(eigs_dir, ".pth"))[:limit]
+    features = None if features_dir is None else Path(features_dir)
+    sources = Sources(Path(images_root), Path(eigs_dir), features, num_eigenvectors, names)
+    arguments = {
+        "eigs": provenance(eigs_dir),
+        "features": None if features is None else provenance(features),
+        "num_eigenvectors": num_eigenvectors,
+    }
+    stage = Stage("vis_eigs", output_dir, ".png", arguments, overwrite)
+    pending = stage.begin(ids)
+    stage.run(functools.partial(draw_sheet, sources=sources, folder=stage.folder), pending, multiprocessing)
+    try:
+        stage.finish()
+    finally:  # also where images failed: the page shows the others
+        drawn = [image_id for image_id in ids if stage.output(image_id).exists()]
+        print(write_index(drawn, sources, stage.folder))
+
+
+def draw_sheet(image_id: str, sources: Sources, folder: Path) -> None:
+    """Write ``<folder>/<id>.png``: the photograph, its eigenvectors, the [CLS] attention if there is one."""
+    sheet = contact_sheet(load_card(image_id, sources, SHEET_HEIGHT).panels, height=SHEET_HEIGHT)
+    with atomic_write(folder / f"{image_id}.png") as file:
+        sheet.save(file, "PNG")
+
+
+def write_index(ids: list[str], sources: Sources, folder: Path) -> Path:
+    """Write ``<folder>/index.html`` with a card for each of the first ``MAX_CARDS`` ids."""
+    path = folder / "index.html"
+    description = (
+        "Each image and its eigenvectors in the order of the eigenvalues, counted from 0; colours run from low (violet) "
+        "to high (yellow). Borders that belong to no whole patch are grey."
+    )
+    if len(ids) > MAX_CARDS:
+        description += f" Here are the first {MAX_CARDS} of {len(ids)} images; the others are PNG files in this folder."
+    write_page(path, "Eigenvectors", _cards(ids[:MAX_CARDS], sources), description, THUMBNAIL_HEIGHT)
+    return path
+
+
+def _cards(ids: list[str], sources: Sources) -> Iterator[Card]:
+    interval = 0.2 if sys.stderr.isatty() else 30
+    for image_id in tqdm(ids, desc="index.html", unit="image", mininterval=interval):
+        try:
+            yield load_card(image_id, sources, THUMBNAIL_HEIGHT)
+        except InputError as error:
+            tqdm.write(f"vis_eigs: {image_id} is not on the page: {error}", file=sys.stderr)
+
+
+def load_card(image_id: str, sources: Sources, height: int) -> Card:
+    """Read one image's records and draw its panels, each ``height`` pixels high.
+
+    Raises
+    ------
+    InputError
+        A record or the photograph is missing or damaged, or they do not belong together.
+    """
+    path = sources.eigs_dir / f"{image_id}.pth"
+    record = load_eigs(path)
+    features_path = None if sources.features_dir is None else sources.features_dir / f"{image_id}.pth"
+    features = {} if features_path is None else load_features(features_path)
+    view = {**features, **record}
+    name = sources.names.get(image_id) or view.get("file") or image_id
+    image = load_image(find_image(sources.images_root, name), view.get("resize"), view.get("center_crop"))
+    if "shape" in view and tuple(view["shape"][-2:]) != (image.height, image.width):
+        rows, columns = view["shape"][-2:]
+        raise InputError(
+            f"{path} is of an image of {columns}x{rows} pixels, but {name} has {image.width}x{image.height}"
+        )
+
+    grid, step = _grid_and_step(record, image, path)
+    photograph = fit_height(image, height)
+    scale = photograph.height / image.height
+    panels = [("image", photograph)]
+    vectors = record["eigenvectors"].numpy()[: sources.num_eigenvectors]
+    for index, (value, vector) in enumerate(zip(record["eigenvalues"].tolist(), vectors, strict=False)):
+        picture = eigenvector_picture(vector.reshape(grid), photograph.size, step * scale)
+        panels.append((_caption(index, value, record.get("which_matrix", "")), picture))
+    if "attn_cls" in features:
+        patch_size = features["patch_size"]
+        patches = (image.height // patch_size, image.width // patch_size)
+        attention = features["attn_cls"].float().numpy()
+        panels.append(("[CLS] attention", attention_picture(attention, patches, photograph.size, patch_size * scale)))
+    notes = {
+        "size": f"{image.width} × {image.height}",
+        "grid": f"{grid[1]} × {grid[0]} cells of {step} pixels",
+        **{word: view[key] for word, key in (("matrix", "which_matrix"), ("model", "model_name")) if key in view},
+    }
+    return Card(image_id, panels, notes, link=f"{image_id}.png")
+
+
+def _grid_and_step(record: dict[str, Any], image: Image.Image, path: Path) -> tuple[tuple[int, int], int]:
+    cells = record["eigenvectors"].shape[1]
+    if "grid" not in record or "step" not in record:
+        return infer_grid(cells, image.height, image.width)
+    rows, columns = record["grid"]
+    if rows * columns != cells:
+        raise InputError(f"{path}: {cells} values per eigenvector do not fit its grid of {rows} x {columns}")
+    return (rows, columns), int(record["step"])
+
+
+def _caption(index: int, value: float, which_matrix: str) -> str:
+    """The eigenvalue with three decimals, or two digits where those would hide a small one."""
+    digits = (
+        f"{value:.2g}" if 1e-4 <= abs(value) < 1e-2 else f"{round(value, 3) + 0.0:.3f}"
+    )  # + 0.0 turns -0.0 into 0.0
+    if which_matrix == "affinity_svd":
+        return f"singular vector {index}, σ = {digits}"
+    return f"eigenvector {index}, λ = {digits}"

@@ -1,0 +1,9 @@
+"""Errors that a user can mend. The command line prints them as one line and exits with status 1."""
+
+
+class InputError(ValueError):
+    """Something given to a command is wrong or absent; the message says what, and what to do."""
+
+
+class OutputError(OSError):
+    """A result cannot be written (full disk, read-only folder): the whole command stops, nothing is half-written."""

@@ -1,0 +1,163 @@
+"""Image lists, decoding, and the views that backbones see."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from spectralseg.errors import InputError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+def read_images_list(images_list: str | Path, images_root: str | Path) -> dict[str, str]:
+    """Read a list of image names, one per line, and check it before any work.
+
+    Blank lines, surrounding white space, Windows line ends and a byte order mark are ignored; a name that stands
+    twice counts once.
+
+    Returns
+    -------
+    dict
+        id (file stem) -> name in the list, in sorted order of the names.
+
+    Raises
+    ------
+    InputError
+        The list is absent or empty, an image is missing, or two names share one stem (their files would collide).
+    """
+    path, root = Path(images_list), Path(images_root)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"no such images_list: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the images_list {path}: {error}") from None
+    names = sorted({line.strip() for line in lines} - {""})
+    if not names:
+        raise InputError(f"the images_list {path} names no image")
+    if not root.is_dir():
+        raise InputError(f"no such images_root: {root}")
+    missing = [name for name in names if not (root / name).is_file()]
+    if missing:
+        raise InputError(f"{len(missing)} of {len(names)} images of {path} are not in {root}: {_some(missing)}")
+    return by_id(names)
+
+
+def by_id(names: list[str]) -> dict[str, str]:
+    """Map file stems to names, refusing two names with one stem."""
+    files: dict[str, str] = {}
+    for name in names:
+        other = files.setdefault(Path(name).stem, name)
+        if other != name:
+            raise InputError(f"'{other}' and '{name}' have the same stem, so their results would overwrite each other")
+    return files
+
+
+def find_image(images_root: str | Path, name: str) -> Path:
+    """Path of an image given by its name with extension, or by its id alone (any known extension).
+
+    Raises
+    ------
+    InputError
+        There is no such image, or several.
+    """
+    root = Path(images_root)
+    if (root / name).is_file():
+        return root / name
+    candidates = sorted(
+        path for path in root.glob(f"{_escape(Path(name).stem)}.*") if path.suffix.lower() in EXTENSIONS
+    )
+    if not candidates:
+        raise InputError(f"no image '{name}' in {root}")
+    if len(candidates) > 1:
+        raise InputError(f"several images for '{name}' in {root}: {_some([c.name for c in candidates])}")
+    return candidates[0]
+
+
+def _escape(stem: str) -> str:
+    return "".join(f"[{char}]" if char in "*?[" else char for char in stem)
+
+
+def _some(names: list[str], count: int = 3) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+def load_image(path: str | Path, resize: int | None = None, center_crop: int | None = None) -> Image.Image:
+    """Decode an image as 8-bit RGB, upright (EXIF orientation applied).
+
+    Grey, palette, CMYK and 16-bit images are converted (16-bit by its high byte), transparency is dropped.
+
+    Parameters
+    ----------
+    resize, center_crop
+        The view of EAGLE's loader: shorter side to ``resize`` pixels (nearest neighbour), then a centred square of
+        ``center_crop`` pixels. Off when None.
+
+    Raises
+    ------
+    InputError
+        The file is absent, no image, damaged or truncated.
+    """
+    try:
+        with Image.open(path) as file:
+            file.load()
+            image = ImageOps.exif_transpose(file)
+    except FileNotFoundError:
+        raise InputError(f"no such image: {path}") from None
+    except Exception as error:  # Pillow's decoders raise many types (OSError, SyntaxError, ValueError, struct.error)
+        raise InputError(f"{path} cannot be read as an image: {error}") from None
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_high_byte(np.asarray(image)))
+    return view(image.convert("RGB"), resize, center_crop)
+
+
+def _high_byte(pixels: np.ndarray) -> np.ndarray:
+    """16-bit (or wider, as Pillow stores it) grey values to 8 bits; Pillow's own conversion clips them instead."""
+    return (np.clip(pixels.astype(np.float64), 0, 65535) // 256).astype(np.uint8)
+
+
+def view(image: Image.Image, resize: int | None, center_crop: int | None) -> Image.Image:
+    """Resize the shorter side (nearest neighbour) and crop the centre, as torchvision's transforms do."""
+    if resize is not None:
+        width, height = image.size
+        if width <= height:
+            size = (resize, int(resize * height / width))
+        else:
+            size = (int(resize * width / height), resize)
+        image = image.resize(size, Image.Resampling.NEAREST)
+    if center_crop is not None:
+        width, height = image.size
+        if min(width, height) < center_crop:
+            raise InputError(f"an image of {width}x{height} pixels is smaller than center_crop={center_crop}")
+        left, top = round((width - center_crop) / 2), round((height - center_crop) / 2)
+        image = image.crop((left, top, left + center_crop, top + center_crop))
+    return image
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB image -> (3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)
+
+
+def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
+    """Rows and columns of whole patches in an image of ``height`` x ``width`` pixels.
+
+    Raises
+    ------
+    InputError
+        The image is smaller than one patch.
+    """
+    rows, columns = height // patch_size, width // patch_size
+    if rows == 0 or columns == 0:
+        raise InputError(f"an image of {width}x{height} pixels is smaller than one patch of {patch_size} pixels")
+    return rows, columns
+
+
+def crop_to_patches(images: Tensor, patch_size: int) -> Tensor:
+    """Crop (..., H, W) images at the right and bottom to whole patches."""
+    rows, columns = patch_grid(images.shape[-2], images.shape[-1], patch_size)
+    return images[..., : rows * patch_size, : columns * patch_size]

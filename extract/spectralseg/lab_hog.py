@@ -1,0 +1,70 @@
+"""``lab_hog``: patch statistics that need no weights, for trying the pipeline without a network and for tests.
+
+It knows nothing about objects: a learned backbone must beat it.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ORIENTATIONS = 8
+FAINTEST = 1e-2  # a spread below this (L* runs from 0 to 100) is rounding, not content: it is not blown up
+
+
+def rgb_to_lab(rgb: Tensor) -> Tensor:
+    """sRGB in [0, 1] to CIELAB (D65 white), both (B, 3, H, W); L in [0, 100], a and b about [-128, 127].
+
+    IEC 61966-2-1 for the sRGB curve and primaries, CIE 15 for L*a*b*.
+    """
+    linear = torch.where(rgb > 0.04045, ((rgb.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    to_xyz = rgb.new_tensor(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    )
+    white = to_xyz.sum(dim=1)
+    xyz = torch.einsum("ij,bjhw->bihw", to_xyz / white[:, None], linear)
+    epsilon, kappa = 216 / 24389, 24389 / 27
+    f = torch.where(xyz > epsilon, xyz.clamp(min=epsilon) ** (1 / 3), (kappa * xyz + 16) / 116)
+    x, y, z = f.unbind(dim=1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
+
+
+class LabHog(nn.Module):
+    """Mean and standard deviation of CIELAB and a histogram of oriented gradients, per patch.
+
+    The 14 numbers of a patch are standardised over the image, so that cosines between patches spread over [-1, 1].
+
+    Parameters
+    ----------
+    patch_size
+        Side of a patch in pixels.
+    """
+
+    def __init__(self, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1], H and W multiples of the patch size -> (B, T, 14), row-major patches."""
+        size = self.patch_size
+        lab = rgb_to_lab(images)
+        mean = functional.avg_pool2d(lab, size)
+        centred = lab - mean.repeat_interleave(size, dim=2).repeat_interleave(size, dim=3)
+        deviation = functional.avg_pool2d(centred**2, size).sqrt()
+        statistics = torch.cat([mean, deviation, self._histogram(lab[:, :1])], dim=1).flatten(2).transpose(1, 2)
+        statistics = statistics - statistics.mean(dim=1, keepdim=True)
+        scale = statistics.square().mean(dim=1, keepdim=True).sqrt()
+        return statistics / scale.clamp(min=FAINTEST)
+
+    def _histogram(self, lightness: Tensor) -> Tensor:
+        """(B, 1, H, W) -> (B, ORIENTATIONS, rows, columns): gradient magnitude by orientation, unsigned, soft bins."""
+        padded = functional.pad(lightness, (1, 1, 1, 1), mode="replicate")
+        dx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+        dy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
+        magnitude = torch.hypot(dx, dy)
+        position = torch.atan2(dy, dx).remainder(math.pi) * (ORIENTATIONS / math.pi)
+        bins = torch.arange(ORIENTATIONS, device=lightness.device).view(1, -1, 1, 1)
+        distance = (position - bins).abs()
+        distance = torch.minimum(distance, ORIENTATIONS - distance)  # orientations are a circle
+        return functional.avg_pool2d((1 - distance).clamp(min=0) * magnitude, self.patch_size)

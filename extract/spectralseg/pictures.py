@@ -1,0 +1,259 @@
+"""Pictures of what the stages hold: eigenvectors, attention, label maps, overlays, contact sheets.
+
+Arrays in, Pillow images out. Sizes are (width, height) in pixels, as Pillow has them; arrays are (rows, columns).
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+NO_DATA = (226, 226, 226)  # light grey: pixels outside the grid, and cells that are not finite
+PAPER, INK = (255, 255, 255), (38, 38, 38)
+CONSTANT = 1e-3  # a spread below this share of the largest magnitude is rounding, not structure
+MAX_SHEET_WIDTH = 1600
+GAP = 12
+FONT_SIZE = 15
+
+
+def eigenvector_picture(
+    vector: ArrayLike, size: tuple[int, int], step: float | None = None, colormap: str = "viridis"
+) -> Image.Image:
+    """Draw an eigenvector over its image as a heat map, every cell of the grid a square of one colour.
+
+    Colours run from the 1st to the 99th percentile, so that a few outliers do not flatten the rest; but from the
+    minimum to the maximum where an eigenvector singles out a few cells, which then *are* its content. A vector that is
+    constant up to rounding (number 0 of a connected graph's Laplacian) has the middle colour throughout.
+
+    Parameters
+    ----------
+    vector
+        (rows, columns) values; cells that are not finite are drawn in light grey.
+    size
+        (width, height) of the picture in pixels.
+    step
+        Side of a cell in pixels of this picture. The grid starts at the top left; borders at the right and bottom,
+        which belong to no whole patch, are light grey. None: the grid fills the picture.
+    colormap
+        A name that matplotlib knows.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB, of that size.
+    """
+    return _heat_map(_colour_positions(_as_grid(vector), least_share=0.1), size, step, colormap)
+
+
+def attention_picture(
+    attention: ArrayLike,
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    step: float | None = None,
+    colormap: str = "inferno",
+) -> Image.Image:
+    """Draw the attention of the [CLS] token to the patches, averaged over heads, as a heat map.
+
+    Colours are linear from the 1st to the 99th percentile: a logarithm would lift the background's noise, and the
+    maximum is often a single patch that collects attention (registers' artefacts).
+
+    Parameters
+    ----------
+    attention
+        (heads, T) or (T,) weights in [0, 1]; T = rows * columns, in row-major order.
+    grid
+        (rows, columns) of patches.
+    size, step, colormap
+        As in :func:`eigenvector_picture`.
+
+    Raises
+    ------
+    ValueError
+        T is not rows * columns.
+    """
+    weights = np.atleast_2d(np.asarray(attention, dtype=np.float64)).mean(axis=0)
+    if weights.size != grid[0] * grid[1]:
+        raise ValueError(f"attention to {weights.size} patches does not fit a grid of {grid[0]} x {grid[1]}")
+    return _heat_map(_colour_positions(weights.reshape(grid)), size, step, colormap)
+
+
+def _as_grid(vector: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(vector, dtype=np.float64)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"expected (rows, columns) values, got shape {values.shape}")
+    return values
+
+
+def _colour_positions(values: NDArray[np.float64], least_share: float = 0.0) -> NDArray[np.float64]:
+    """Positions in [0, 1] along a colour map, NaN where ``values`` are not finite.
+
+    The percentiles are used unless they span no more than ``least_share`` of the whole range.
+    """
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return np.full(values.shape, np.nan)
+    smallest, largest = float(finite.min()), float(finite.max())
+    low, high = np.percentile(finite, [1, 99])
+    if largest - smallest <= CONSTANT * max(abs(smallest), abs(largest)):
+        positions = np.full(values.shape, 0.5)
+    else:
+        if high - low <= least_share * (largest - smallest):
+            low, high = smallest, largest
+        positions = np.clip((values - low) / (high - low), 0, 1)
+    return np.where(np.isfinite(values), positions, np.nan)
+
+
+def _heat_map(positions: NDArray[np.float64], size: tuple[int, int], step: float | None, colormap: str) -> Image.Image:
+    rows, columns = positions.shape
+    colours = matplotlib.colormaps[colormap](np.nan_to_num(positions))[..., :3]
+    pixels = np.where(np.isfinite(positions)[..., None], np.rint(colours * 255), NO_DATA).astype(np.uint8)
+    covered = size if step is None else (max(1, round(columns * step)), max(1, round(rows * step)))
+    shrinks = covered[0] < columns or covered[1] < rows
+    resampling = Image.Resampling.BOX if shrinks else Image.Resampling.NEAREST
+    picture = Image.new("RGB", size, NO_DATA)
+    picture.paste(Image.fromarray(pixels).resize(covered, resampling))
+    return picture
+
+
+def voc_palette() -> list[int]:
+    """The colour map of PASCAL VOC for 256 labels: 768 values in [0, 255], r, g, b of label 0 first.
+
+    Bit 3j of a label is bit 7 - j of its red, bit 3j + 1 of its green, bit 3j + 2 of its blue (VOC development kit,
+    ``VOClabelcolormap.m``).
+    """
+    return [
+        sum(((label >> (3 * j + channel)) & 1) << (7 - j) for j in range(3))
+        for label in range(256)
+        for channel in range(3)
+    ]
+
+
+def label_picture(label_map: ArrayLike) -> Image.Image:
+    """A palette image of a label map: pixel values stay the labels, viewers show VOC colours.
+
+    Parameters
+    ----------
+    label_map
+        (rows, columns) booleans or whole numbers in [0, 255].
+
+    Raises
+    ------
+    ValueError
+        The map is not two-dimensional, or a label does not fit into a byte.
+    """
+    labels = np.asarray(label_map)
+    if labels.ndim != 2:
+        raise ValueError(f"expected a (rows, columns) label map, got shape {labels.shape}")
+    as_bytes = labels.astype(np.uint8)
+    if not np.array_equal(as_bytes, labels):
+        raise ValueError(f"labels must be whole numbers from 0 to 255, got {labels.min()} to {labels.max()}")
+    picture = Image.fromarray(as_bytes)
+    picture.putpalette(voc_palette())
+    return picture
+
+
+def overlay(image: Image.Image, label_map: ArrayLike, alpha: float = 0.5) -> Image.Image:
+    """The photograph with its labels as a veil of VOC colours; label 0 leaves the photograph as it is.
+
+    Parameters
+    ----------
+    image
+        The photograph, of any mode.
+    label_map
+        (rows, columns) labels in [0, 255]; enlarged to the whole image by nearest neighbour if it is smaller.
+    alpha
+        Weight of the colours: 0 shows the photograph alone, 1 the colours alone.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB, of the image's size.
+    """
+    labels = label_picture(label_map).resize(image.size, Image.Resampling.NEAREST)
+    weights = Image.fromarray(np.where(np.asarray(labels) > 0, round(255 * alpha), 0).astype(np.uint8))
+    return Image.composite(labels.convert("RGB"), image.convert("RGB"), weights)
+
+
+def on_checkerboard(picture: Image.Image, square: int = 8) -> Image.Image:
+    """An RGB picture; what is transparent shows a light checkerboard of ``square`` pixels, as image editors do."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    rows, columns = np.indices((picture.height, picture.width)) // square
+    board = np.where((rows + columns) % 2 == 0, 255, 214).astype(np.uint8)
+    return Image.alpha_composite(Image.fromarray(board).convert("RGBA"), picture.convert("RGBA")).convert("RGB")
+
+
+def fit_height(picture: Image.Image, height: int, max_width: int = MAX_SHEET_WIDTH) -> Image.Image:
+    """Scale to ``height`` pixels, or less where it would be wider than ``max_width``; RGB, transparency as checks.
+
+    Palette and two-valued pictures are label maps: their colours are not mixed.
+    """
+    scale = min(height / picture.height, max_width / picture.width)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    is_label_map = picture.mode in ("1", "P")
+    picture = on_checkerboard(picture) if not picture.has_transparency_data else picture
+    if size != picture.size:
+        picture = picture.resize(size, Image.Resampling.NEAREST if is_label_map else Image.Resampling.LANCZOS)
+    return on_checkerboard(picture)
+
+
+def contact_sheet(
+    panels: Sequence[tuple[str, Image.Image]], columns: int | None = None, height: int = 240
+) -> Image.Image:
+    """Pictures of one height in rows on white paper, each under its caption.
+
+    Parameters
+    ----------
+    panels
+        (caption, picture) in reading order. A caption wider than its column ends in an ellipsis.
+    columns
+        Pictures in a row. None: rows of equal length, as few as keep the sheet narrower than ``MAX_SHEET_WIDTH``.
+    height
+        Height of each picture in pixels.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB.
+    """
+    if not panels:
+        raise ValueError("a contact sheet needs at least one picture")
+    font = caption_font(FONT_SIZE)
+    pictures = [fit_height(picture, height, MAX_SHEET_WIDTH - 2 * GAP) for _, picture in panels]
+    caption_width = min(max(math.ceil(font.getlength(caption)) for caption, _ in panels), height)
+    height = max(picture.height for picture in pictures)
+    cell = max(caption_width, *(picture.width for picture in pictures))
+    if columns is None:
+        fitting = max(1, (MAX_SHEET_WIDTH - GAP) // (cell + GAP))
+        columns = math.ceil(len(panels) / math.ceil(len(panels) / fitting))
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    line = round(1.5 * FONT_SIZE)
+    sheet = Image.new("RGB", (GAP + columns * (cell + GAP), GAP // 2 + rows * (line + height + GAP)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, ((caption, _), picture) in enumerate(zip(panels, pictures, strict=True)):
+        row, column = divmod(index, columns)
+        left, top = GAP + column * (cell + GAP), GAP // 2 + row * (line + height + GAP)
+        draw.text((left, top + line / 2), _shortened(caption, font, cell), fill=INK, font=font, anchor="lm")
+        sheet.paste(picture, (left, top + line))
+    return sheet
+
+
+def _shortened(caption: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    if font.getlength(caption) <= width:
+        return caption
+    while caption and font.getlength(caption + "…") > width:
+        caption = caption[:-1]
+    return caption.rstrip() + "…"
+
+
+@functools.cache
+def caption_font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib: Pillow's own font has no Greek letters, so no λ."""
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(path), size) if path.is_file() else ImageFont.load_default(size)

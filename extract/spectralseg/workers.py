@@ -1,0 +1,105 @@
+"""Processes for per-image work: one thread each, and none that dies can hang or end the run."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+from spectralseg.errors import InputError, OutputError
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+DIED = "its worker process died (often: out of memory; try fewer processes)"
+
+
+def attempt(work: Callable[[str], None], image_id: str) -> str | None:
+    """Call ``work(image_id)``; return None, or the reason why this one image failed.
+
+    Only a result that cannot be written (:class:`OutputError`) is raised: it would fail for every image.
+    """
+    try:
+        work(image_id)
+    except OutputError:
+        raise
+    except InputError as error:
+        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
+
+
+def map_processes(work: Callable[[str], None], ids: Sequence[str], processes: int) -> Iterator[tuple[str, str | None]]:
+    """Call ``work(id)`` for all ids in ``processes`` processes; yield (id, problem or None) as they end.
+
+    ``work`` must be picklable (a module's function, or ``functools.partial`` of one). When a process dies, the ids
+    that were under way are tried again one by one, which tells the culprit from its neighbours.
+    """
+    waiting = list(reversed(ids))
+    while waiting:
+        under_way: dict[Future, str] = {}
+        try:
+            with _pool(processes) as pool:
+                while waiting or under_way:
+                    while waiting and len(under_way) < 2 * processes:
+                        image_id = waiting[-1]
+                        under_way[pool.submit(attempt, work, image_id)] = image_id
+                        waiting.pop()
+                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                        problem = future.result()
+                        yield under_way.pop(future), problem
+        except BrokenProcessPool:
+            for image_id in under_way.values():
+                yield image_id, _alone(work, image_id)
+
+
+def _alone(work: Callable[[str], None], image_id: str) -> str | None:
+    try:
+        with _pool(1) as pool:
+            return pool.submit(attempt, work, image_id).result()
+    except BrokenProcessPool:
+        return DIED
+
+
+@contextlib.contextmanager
+def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of spawned processes (forking after torch has started its threads may deadlock), one thread each."""
+    with _environment(dict.fromkeys(THREAD_VARIABLES, "1")):
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_initialize)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _initialize() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end its workers: they watch it themselves."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
