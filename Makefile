@@ -6,6 +6,8 @@ VENV ?= .venv
 # 1: exactly the versions of requirements.lock, which was made on one version of Python
 LOCK ?=
 MODEL ?= dino_vits16
+# a checkpoint of MODEL, where it cannot be downloaded
+WEIGHTS ?=
 DEMO_DIR ?= outputs/demo
 WORKERS ?= 2
 PYTEST_ARGS ?=
@@ -34,7 +36,7 @@ $(shell if test -e $(UNFINISHED) || ! $(PY) -c '' 2>/dev/null || ! grep -qsxF "$
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo       eigenvectors of data/samples, as pictures in $(DEMO_DIR) (MODEL=$(MODEL))"
+	@echo "make demo       eigenvectors of data/samples, as pictures in $(DEMO_DIR) (MODEL=$(MODEL) WEIGHTS=PATH)"
 	@echo "make test       all tests (PYTEST_ARGS=\"-k NAME\" for some, WORKERS=$(WORKERS) processes)"
 	@echo "make lint       ruff: rules and format"
 	@echo "make clean      remove what the demo wrote, and caches"
@@ -89,18 +91,19 @@ demo: $(INSTALLED)
 	@set -e; \
 	features() { \
 	    $(EXTRACT) extract_features --images_list $(IMAGES).txt --images_root $(IMAGES) \
-	        --model_name "$$1" --output_dir "$(DEMO_DIR)/$$1/features"; \
+	        --batch_size 1 --model_name "$$model" --output_dir "$(DEMO_DIR)/$$model/features" "$$@"; \
 	}; \
-	model=$(MODEL); \
-	if ! features $$model; then \
+	model=$(MODEL); status=0; \
+	features --which_features k,attn_cls $(if $(WEIGHTS),--weights "$(WEIGHTS)") || status=$$?; \
+	if test $$status -eq 1; then \
 	    echo "demo: no features from $$model; going on with lab_hog, which needs no weights and is no match for it" >&2; \
 	    model=lab_hog; \
-	    features $$model; \
-	fi; \
+	    features; \
+	elif test $$status -ne 0; then exit $$status; fi; \
 	out="$(DEMO_DIR)/$$model"; \
 	$(EXTRACT) extract_eigs --images_root $(IMAGES) --features_dir "$$out/features" \
 	    --which_matrix laplacian --K 5 --output_dir "$$out/eigs"; \
-	$(EXTRACT) vis_eigs --images_root $(IMAGES) --eigs_dir "$$out/eigs" --output_dir "$$out/pictures"; \
+	$(EXTRACT) vis_eigs --images_root $(IMAGES) --features_dir "$$out/features" --eigs_dir "$$out/eigs" --output_dir "$$out/pictures"; \
 	echo "demo: the picture page is $$(cd "$$out/pictures" && pwd)/index.html"
 
 # WORKERS processes with one thread each: together they load two cores better than one process whose small
