@@ -3,7 +3,9 @@
 Models are timm's. Weights come from a local file, the published address, or timm's hub copy, in this order.
 """
 
+import contextlib
 import ctypes
+import io
 import math
 import types
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -149,9 +152,10 @@ def _build(timm_name: str, pretrained: bool = False) -> nn.Module:
         model = timm.create_model(timm_name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
     except TypeError:  # dynamic_img_size is what every plain ViT of timm understands
         model = None
-    blocks = getattr(model, "blocks", None)
-    if blocks is None or not all(hasattr(getattr(block, "attn", None), "num_heads") for block in blocks):
-        raise InputError(f"timm's '{timm_name}' is not a plain ViT: it has no blocks with queries, keys and values")
+    patches = isinstance(getattr(model, "patch_embed", None), PatchEmbed)  # hybrids have a CNN in its place
+    blocks = getattr(model, "blocks", None) or ()
+    if not patches or not blocks or not all(hasattr(getattr(block, "attn", None), "num_heads") for block in blocks):
+        raise InputError(f"timm's '{timm_name}' is not a plain ViT: patches, then blocks of queries, keys and values")
     return model
 
 
@@ -178,7 +182,8 @@ def _timm_layout(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tens
     from timm.models import eva, vision_transformer
 
     family = eva if isinstance(model, eva.Eva) else vision_transformer
-    return family.checkpoint_filter_fn(tensors, model)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for each bias that DINOv3 has masked
+        return family.checkpoint_filter_fn(tensors, model)
 
 
 class _naming:
@@ -208,7 +213,8 @@ def _load_published(name: str, source: Source) -> tuple[nn.Module, str]:
             return model, _load_file(model, path)
     if source.on_hub:
         try:
-            return _build(source.timm_name, pretrained=True), f"timm hub {source.timm_name}"
+            with checkpoints.hub_without_retries():
+                return _build(source.timm_name, pretrained=True), f"timm hub {source.timm_name}"
         except InputError:
             raise
         except Exception as error:  # huggingface_hub's and httpx's many types: no network, gated, not found

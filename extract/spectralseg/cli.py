@@ -5,9 +5,12 @@ flags are compared with the command's signature, values are converted by its typ
 one line on stderr and exit status 1.
 """
 
+import contextlib
 import difflib
 import functools
 import inspect
+import io
+import math
 import os
 import re
 import sys
@@ -28,15 +31,15 @@ def main(commands: Sequence[Command], argv: Sequence[str] | None = None) -> None
     argv = list(sys.argv[1:] if argv is None else argv)
     table = {command.__name__: command for command in commands}
     try:
-        if argv and not argv[0].startswith("-"):
-            _check_command(table, argv[0])
-            if not {"--help", "-h"} & set(argv):
-                _check_flags(table[argv[0]], argv[1:])
-            else:
-                fire.Fire(table, command=argv, name=_name())  # prints the help, and exits
-        calls: list[Callable[[], None]] = []
-        fire.Fire({name: _deferred(command, calls) for name, command in table.items()}, command=argv, name=_name())
-        for call in calls:
+        if not argv or {"--help", "-h"} & set(argv):
+            shown = [name for name in argv[:1] if name in table]  # and no flags: Fire would run a complete command
+            with contextlib.redirect_stderr(sys.stdout):  # so that it can be paged
+                fire.Fire(table, command=[*shown, "--help"], name=_name())
+            return
+        if argv[0] not in table:
+            raise InputError(f"no command '{argv[0]}'{_guess(argv[0], table)}; commands: {', '.join(table)}")
+        argv[1:] = _checked_flags(table[argv[0]], argv[1:])
+        for call in _parse(table, argv):
             call()
     except (InputError, OutputError) as error:
         sys.exit(f"error: {error}")
@@ -49,44 +52,76 @@ def _name() -> str:
     return os.path.basename(sys.argv[0])
 
 
-def _check_command(table: dict[str, Command], name: str) -> None:
-    if name not in table:
-        raise InputError(f"no command '{name}'{_guess(name, table)}; commands: {', '.join(table)}")
+def _parse(table: dict[str, Command], argv: Sequence[str]) -> list[Callable[[], None]]:
+    """What the command line asks for, ready to be called. Fire's complaints (a page each) become one line."""
+    calls: list[Callable[[], None]] = []
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            fire.Fire({name: _deferred(command, calls) for name, command in table.items()}, command=argv, name=_name())
+    except fire.core.FireExit as stop:
+        raise InputError(f"{argv[0]}: {stop.trace.elements[-1].ErrorAsStr()}") from None
+    return calls
 
 
-def _check_flags(command: Command, arguments: Sequence[str]) -> None:
+def _checked_flags(command: Command, arguments: Sequence[str]) -> list[str]:
+    """The arguments as Fire takes them (``--no-overwrite`` as ``--nooverwrite``): flags known and with their values."""
     parameters = inspect.signature(command).parameters
-    flags = {}
+    arguments, flags = list(arguments), set()
     for index, argument in enumerate(arguments):
+        if not _is_flag(argument):
+            if argument == "-":  # would end the arguments, for Fire
+                raise InputError("cannot read the argument '-'")
+            continue
         match = re.match(r"--?([A-Za-z][\w-]*)(=.*)?$", argument, flags=re.DOTALL)
-        if match and (argument.startswith("--") or match[1] in parameters):
-            flags[match[1].replace("-", "_")] = index
-        elif argument.startswith("--"):
+        if match is None:
             raise InputError(f"cannot read the argument '{argument}'")
-    for flag in flags:
-        known = flag in parameters or (flag.startswith("no") and flag[2:].lstrip("_") in parameters)
-        if not known:
-            raise InputError(f"{command.__name__} has no flag --{flag}{_guess(flag, parameters, '--')}")
+        flag = match[1].replace("-", "_")
+        alone = match[2] is None and (index + 1 == len(arguments) or _is_flag(arguments[index + 1]))
+        initials = [name for name in parameters if name[0] == flag]  # Fire's short flags: -m for --multiprocessing
+        negated = flag.removeprefix("no").lstrip("_") if flag.startswith("no") else ""
+        if flag not in parameters and len(initials) == 1:
+            flag = initials[0]
+        elif flag not in parameters and negated in parameters and _is_switch(parameters[negated]):
+            if not alone:
+                raise InputError(f"--{flag} takes no value")
+            flag, arguments[index] = negated, f"--no{negated}"
+        if flag not in parameters:
+            raise InputError(
+                f"{command.__name__} has no flag {argument.partition('=')[0]}{_guess(flag, parameters, '--')}"
+            )
+        if alone and not _is_switch(parameters[flag]):
+            raise InputError(f"--{flag} needs a value")
+        flags.add(flag)
     positional = _count_positional(arguments)
     required = [name for name, p in parameters.items() if p.default is p.empty]
     missing = [f"--{name}" for name in [n for n in required if n not in flags][positional:]]
     if missing:
         raise InputError(f"{command.__name__} needs {', '.join(missing)} (see {_name()} {command.__name__} --help)")
+    return arguments
+
+
+def _is_flag(argument: str) -> bool:
+    """As Fire sees it: -3 is a number, and -x after a flag is another flag, not its value."""
+    return re.match(r"--|-[A-Za-z]", argument) is not None
+
+
+def _is_switch(parameter: inspect.Parameter) -> bool:
+    return isinstance(parameter.default, bool)
 
 
 def _count_positional(arguments: Sequence[str]) -> int:
     """Arguments that are neither a flag nor the value after a flag."""
     count, after_flag = 0, False
     for argument in arguments:
-        is_flag = re.match(r"--?[A-Za-z]", argument) is not None
-        count += not is_flag and not after_flag
-        after_flag = is_flag and "=" not in argument
+        count += not _is_flag(argument) and not after_flag
+        after_flag = _is_flag(argument) and "=" not in argument
     return count
 
 
 def _guess(name: str, known: typing.Iterable[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {prefix}{close[0]}?)" if close else ""
+    spellings = {word.lower(): word for word in known}
+    close = difflib.get_close_matches(name.lower(), spellings, n=1)
+    return f" (did you mean {prefix}{spellings[close[0]]}?)" if close else ""
 
 
 def _deferred(command: Command, calls: list[Callable[[], None]]) -> Command:
@@ -122,6 +157,13 @@ def _to_bool(text: str) -> bool:
     return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.strip().lower()]
 
 
+def _to_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
 def _to_none(text: str) -> None:
     if text.strip().lower() not in ("none", "null"):
         raise ValueError(text)
@@ -134,7 +176,7 @@ def _to_list(convert: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
 _CONVERTERS: dict[Any, Callable[[str], Any]] = {
     str: str,
     int: int,
-    float: float,
+    float: _to_float,
     bool: _to_bool,
     type(None): _to_none,
     tuple[int, ...]: _to_list(int),

@@ -7,6 +7,14 @@ import torch
 from spectralseg.errors import InputError
 
 
+def integer_variable(name: str) -> int:
+    """A whole number that a launcher left in the environment, or an :class:`InputError` that shows what is there."""
+    try:
+        return int(os.environ[name])
+    except (KeyError, ValueError):
+        raise InputError(f"the environment says {name}={os.environ.get(name)!r}, which is no whole number") from None
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """``auto`` (a GPU where there is one, else the CPU) or a torch device by its name.
 
@@ -17,7 +25,8 @@ def pick_device(name: str = "auto") -> torch.device:
     InputError
         No such device here.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    variable = "LOCAL_RANK" if "LOCAL_RANK" in os.environ else "SLURM_LOCALID"
+    local_rank = integer_variable(variable) if variable in os.environ else 0
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", local_rank % torch.cuda.device_count())
@@ -26,7 +35,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank % max(1, torch.cuda.device_count()))
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).cpu()  # 'meta' can be allocated on, but holds nothing
     except (RuntimeError, AssertionError) as error:  # torch raises AssertionError where it was built without CUDA
         raise InputError(f"no device '{name}' here: {str(error).splitlines()[0]}") from None
     return device

@@ -5,6 +5,7 @@ Source: Melas-Kyriazi et al., "Deep Spectral Methods", CVPR 2022, section 3.2. F
 x = D^-1/2 y and l = 1 - m, so its smallest eigenvalues are the largest of S, which a few products with W find.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -49,7 +50,7 @@ def spectral_eigenvectors(
     features
         (T, D), or (B, T, D) for a batch of images of one size.
     K
-        Number of eigenvectors, at most T.
+        Number of eigenvectors, at most T (or T').
     which_matrix
         ``laplacian`` (or its synonym ``matting_laplacian``): W = F F' / max(F F') + colour_lambda * colour, D its row
         sums (those below 1e-12 become 1); the K smallest solutions of (D - W) x = l D x, or of (D - W) x = l x without
@@ -76,7 +77,7 @@ def spectral_eigenvectors(
     Raises
     ------
     InputError
-        K above T, NaN or infinite features, an unknown name.
+        K above T (after resizing), NaN or infinite features, an unknown name.
     """
     if features.ndim == 2:
         values, vectors = spectral_eigenvectors(
@@ -93,13 +94,14 @@ def spectral_eigenvectors(
             solver,
         )
         return values[0], vectors[0]
-    _check(features, K, which_matrix, solver)
+    count = features.shape[-2] if resize_to is None else math.prod(resize_to)
+    _check(features, count, K, which_matrix, solver)
     features = features.float()
     if normalize:
         features = functional.normalize(features, dim=-1)
     if resize_to is not None:
         features = resize_features(features, grid, resize_to)
-    dense = solver == "dense" or which_matrix == "affinity_torch" or features.shape[-2] < DENSE_BELOW * _width(K)
+    dense = solver == "dense" or which_matrix == "affinity_torch" or count < DENSE_BELOW * _width(K)
     if which_matrix == "affinity_svd":
         vectors, values, _ = torch.linalg.svd(features, full_matrices=False)
         values, vectors = values[..., :K], vectors[..., :K]
@@ -117,17 +119,17 @@ def spectral_eigenvectors(
     return values, fix_signs(vectors.mT)
 
 
-def _check(features: Tensor, K: int, which_matrix: str, solver: str) -> None:
+def _check(features: Tensor, count: int, K: int, which_matrix: str, solver: str) -> None:
     if which_matrix not in LAPLACIANS + AFFINITIES:
         raise InputError(f"no which_matrix '{which_matrix}'; known are {', '.join(LAPLACIANS + AFFINITIES)}")
     if solver not in SOLVERS:
         raise InputError(f"no solver '{solver}'; known are {', '.join(SOLVERS)}")
-    count, dimension = features.shape[-2:]
+    dimension = features.shape[-1]
     most = min(count, dimension) if which_matrix == "affinity_svd" else count
     if not 1 <= K <= most:
         raise InputError(f"K={K} eigenvectors of {count} patches with {dimension} features: ask for 1 to {most}")
-    if not torch.isfinite(features).all():
-        raise InputError("the features hold NaN or infinite values; extract them again")
+    if not torch.isfinite(features.float().square().sum(dim=-1)).all():
+        raise InputError("the features hold NaN, infinite or immense values; extract them again")
 
 
 def _width(K: int) -> int:
@@ -194,6 +196,7 @@ def _mix(features: Tensor, width: int) -> Tensor:
     F F' x is two thin products. Negative entries of F F' are few and small, so that its leading eigenvectors are a
     good start for those of the thresholded affinity. Seeded: a rerun gives the same result.
     """
+    width = min(width, features.shape[-2])  # problems that small go to LAPACK and need no start
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(features.shape[-1], width, generator=generator).to(features)
     block = features @ mixing
@@ -203,11 +206,14 @@ def _mix(features: Tensor, width: int) -> Tensor:
 def fix_signs(vectors: Tensor) -> Tensor:
     """Sign of each eigenvector (..., K, T): negated if more than half, but not all, of its entries are positive.
 
-    This is the published rule (the smaller side counts as foreground). Where it is silent, the sign is still made
-    definite: a vector of one sign is positive, and one with exactly half of its entries positive has its largest entry
-    (by absolute value) positive.
+    This is the published rule (the smaller side counts as foreground). Where it leaves both x and -x alone, the sign is
+    still made definite: the largest entry by absolute value (the first of them) is positive.
     """
-    share = (vectors > 0).float().mean(dim=-1)
     extreme = vectors.gather(-1, vectors.abs().argmax(dim=-1, keepdim=True)).squeeze(-1)
-    negate = ((share > 0.5) & (share < 1)) | (((share == 0) | (share == 0.5)) & (extreme < 0))
+    negate = _mostly_positive(vectors) | (~_mostly_positive(-vectors) & (extreme < 0))
     return torch.where(negate[..., None], -vectors, vectors)
+
+
+def _mostly_positive(vectors: Tensor) -> Tensor:
+    share = (vectors > 0).float().mean(dim=-1)
+    return (share > 0.5) & (share < 1)

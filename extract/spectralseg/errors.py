@@ -7,3 +7,11 @@ class InputError(ValueError):
 
 class OutputError(OSError):
     """A result cannot be written (full disk, read-only folder): the whole command stops, nothing is half-written."""
+
+
+class ImagesFailed(InputError):
+    """Some images of a stage could not be handled; the others were. ``failures``: id -> reason."""
+
+    def __init__(self, message: str, failures: dict[str, str]) -> None:
+        super().__init__(message)
+        self.failures = failures

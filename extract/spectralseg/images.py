@@ -1,5 +1,6 @@
 """Image lists, decoding, and the views that backbones see."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def read_images_list(images_list: str | Path, images_root: str | Path) -> dict[s
         raise InputError(f"the images_list {path} names no image")
     if not root.is_dir():
         raise InputError(f"no such images_root: {root}")
-    missing = [name for name in names if not (root / name).is_file()]
+    missing = [name for name in names if not os.path.isfile(root / name)]  # also for what cannot be a name
     if missing:
         raise InputError(f"{len(missing)} of {len(names)} images of {path} are not in {root}: {_some(missing)}")
     return by_id(names)
@@ -67,9 +68,15 @@ def find_image(images_root: str | Path, name: str) -> Path:
     root = Path(images_root)
     if (root / name).is_file():
         return root / name
-    candidates = sorted(
-        path for path in root.glob(f"{_escape(Path(name).stem)}.*") if path.suffix.lower() in EXTENSIONS
-    )
+    asked = Path(name)
+    image_id = asked.stem if asked.suffix.lower() in EXTENSIONS else asked.name
+    candidates: list[Path] = []
+    for folder in ((root / name).parent, root):  # a list may name images by sub-folders that images_root includes
+        candidates = candidates or sorted(
+            path
+            for path in folder.glob(f"{_escape(image_id)}.*")
+            if path.stem == image_id and path.suffix.lower() in EXTENSIONS
+        )
     if not candidates:
         raise InputError(f"no image '{name}' in {root}")
     if len(candidates) > 1:
@@ -106,13 +113,14 @@ def load_image(path: str | Path, resize: int | None = None, center_crop: int | N
         with Image.open(path) as file:
             file.load()
             image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I") or image.mode == "F":
+            image = Image.fromarray(_high_byte(np.asarray(image)))
+        image = image.convert("RGB")
     except FileNotFoundError:
         raise InputError(f"no such image: {path}") from None
     except Exception as error:  # Pillow's decoders raise many types (OSError, SyntaxError, ValueError, struct.error)
         raise InputError(f"{path} cannot be read as an image: {error}") from None
-    if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_high_byte(np.asarray(image)))
-    return view(image.convert("RGB"), resize, center_crop)
+    return view(image, resize, center_crop)
 
 
 def _high_byte(pixels: np.ndarray) -> np.ndarray:

@@ -47,15 +47,27 @@ class LabHog(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1], H and W multiples of the patch size -> (B, T, 14), row-major patches."""
+        statistics = self._statistics(images)
+        statistics = statistics - statistics.mean(dim=1, keepdim=True)
+        scale = statistics.square().mean(dim=1, keepdim=True).sqrt()
+        return statistics / scale.clamp(min=FAINTEST)
+
+    def summary(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 14): one vector for a whole image or crop, in place of a ViT's [CLS].
+
+        The mean statistics of its patches, on a scale that is the same for all images.
+        """
+        scale = images.new_tensor([25] * 3 + [10] * 3 + [3] * ORIENTATIONS)
+        mid_grey = images.new_tensor([50] + [0] * (len(scale) - 1))
+        return (self._statistics(images).mean(dim=1) - mid_grey) / scale
+
+    def _statistics(self, images: Tensor) -> Tensor:
         size = self.patch_size
         lab = rgb_to_lab(images)
         mean = functional.avg_pool2d(lab, size)
         centred = lab - mean.repeat_interleave(size, dim=2).repeat_interleave(size, dim=3)
         deviation = functional.avg_pool2d(centred**2, size).sqrt()
-        statistics = torch.cat([mean, deviation, self._histogram(lab[:, :1])], dim=1).flatten(2).transpose(1, 2)
-        statistics = statistics - statistics.mean(dim=1, keepdim=True)
-        scale = statistics.square().mean(dim=1, keepdim=True).sqrt()
-        return statistics / scale.clamp(min=FAINTEST)
+        return torch.cat([mean, deviation, self._histogram(lab[:, :1])], dim=1).flatten(2).transpose(1, 2)
 
     def _histogram(self, lightness: Tensor) -> Tensor:
         """(B, 1, H, W) -> (B, ORIENTATIONS, rows, columns): gradient magnitude by orientation, unsigned, soft bins."""

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -42,15 +43,21 @@ dl{display:flex;flex-wrap:wrap;gap:0 14px;margin:0;font-size:13px;color:var(--qu
 dl div{display:flex;gap:5px}
 dd{margin:0;color:var(--text);overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 .panels{--gap:10px;display:flex;flex-wrap:wrap;gap:12px var(--gap)}
-figure{margin:0;width:max(88px,min(100%,clamp(var(--width)*.7,
-(100% - (var(--panels) - 1)*var(--gap))/var(--panels),var(--width))))}
+figure{margin:0;--least:max(88px,.6*var(--width));width:min(100%,max(88px,var(--width)),WIDTHS)}
 img{display:block;width:100%;max-width:var(--width);height:auto;border-radius:4px}
 figcaption{margin-top:5px;font-size:12.5px;line-height:1.3;color:var(--quiet);font-variant-numeric:tabular-nums;
 overflow-wrap:anywhere}
 @media (max-width:600px){body{padding:0 10px 32px}h1{margin-top:18px;font-size:22px}article{padding:12px}
-.panels{display:grid;grid-template-columns:1fr 1fr}figure{width:auto}}
+.panels{display:grid;grid-template-columns:1fr 1fr}figure{width:auto}img{max-width:none}}
 @media print{.filter{display:none}article{break-inside:avoid;content-visibility:visible}}
 """
+
+# Panels of a card stand in as few rows of equal length as let each have 60 % of its width: --rows-k is the number of
+# panels in each of k rows, and the width for k rows takes part in the minimum only if it is large enough.
+_WIDTH = "({share}) + 9999*max(0px,var(--least) - ({share}))"
+_SHARE = "(100% - 1px - (var(--rows-{k}) - 1)*var(--gap))/var(--rows-{k})"
+MOST_ROWS = 5
+STYLE = STYLE.replace("WIDTHS", ",".join(_WIDTH.format(share=_SHARE.format(k=k)) for k in range(1, MOST_ROWS + 1)))
 
 SCRIPT = """
 const cards = [...document.querySelectorAll("article")];
@@ -95,15 +102,15 @@ autocomplete="off"><output aria-live="polite"></output></div>
 
 CARD = """<article>
 <div class="head"><h2>{name}</h2>{notes}</div>
-<div class="panels" style="--panels:{count}">
+<div class="panels" style="{rows}">
 {figures}
 </div>
 </article>
 """
 
 FIGURE = (
-    '<figure style="--width:{width}px"><img src="{source}" width="{width}" height="{height}" alt="{alt}" loading="lazy" '
-    'decoding="async"><figcaption>{caption}</figcaption></figure>'
+    '<figure style="--width:{width}px"><img src="{source}" width="{width}" height="{height}" alt="{alt}" '
+    'loading="lazy" decoding="async"><figcaption>{caption}</figcaption></figure>'
 )
 
 
@@ -191,11 +198,12 @@ def _card(card: Card, thumbnail_height: int, quality: int) -> str:
                 height=thumbnail.height,
                 source=_data_uri(thumbnail, quality),
                 alt=_text(f"{caption} of {card.id}"),
-                caption=_text(caption),
+                caption=_text(caption).replace(" = ", "&nbsp;=&nbsp;"),
             )
         )
     notes = f"<dl>{notes}</dl>" if notes else ""
-    return CARD.format(name=name, notes=notes, count=len(figures), figures="\n".join(figures))
+    rows = ";".join(f"--rows-{k}:{max(1, math.ceil(len(figures) / k))}" for k in range(1, MOST_ROWS + 1))
+    return CARD.format(name=name, notes=notes, rows=rows, figures="\n".join(figures))
 
 
 def _text(value: object) -> str:

@@ -8,12 +8,14 @@ import contextlib
 import io
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from spectralseg.errors import InputError, OutputError
@@ -48,11 +50,19 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
 def remove_leftovers(folder: str | Path) -> None:
     """Delete temporary files that a killed process of this machine left in ``folder``."""
-    prefix = socket.gethostname() + "-"
+    prefix = f".{socket.gethostname()}-"
     for path in Path(folder).glob(f".*{TEMPORARY_SUFFIX}"):
         owner = path.name.removesuffix(TEMPORARY_SUFFIX).rpartition(prefix)[2]
         if prefix in path.name and owner.isdecimal() and not _is_running(int(owner)):
-            path.unlink(missing_ok=True)
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file if it exists; an :class:`OutputError` says why it cannot be."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot delete {path}: {error.strerror or error}") from error
 
 
 def _is_running(pid: int) -> bool:
@@ -75,12 +85,26 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
-def save_record(path: str | Path, record: dict[str, Any]) -> None:
+def save_record(path: str | Path, record: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Write a record as ``.pth``, atomically. Equal records give equal bytes."""
     buffer = io.BytesIO()  # torch.save on a path hides the reason of a failed write; on a buffer it cannot fail
-    torch.save(record, buffer)
+    torch.save(_in_own_objects(record), buffer)
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
+
+
+def _in_own_objects(value: Any) -> Any:
+    """The same content with each container an object of its own, and equal texts one object.
+
+    Pickle writes an object that it has met before as a reference, so that the bytes would tell who shared what.
+    """
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) is dict:
+        return {_in_own_objects(key): _in_own_objects(content) for key, content in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_in_own_objects(content) for content in value)
+    return value
 
 
 def load_record(path: str | Path) -> dict[str, Any]:
@@ -93,19 +117,24 @@ def load_record(path: str | Path) -> dict[str, Any]:
     InputError
         The file is absent, damaged, holds something else than a dict, or objects that would need executing.
     """
+    record = load_pth(path)
+    if not isinstance(record, dict):
+        raise InputError(f"{path} holds a {type(record).__name__}, not a record of a stage")
+    return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in record.items()}
+
+
+def load_pth(path: str | Path) -> Any:
+    """``torch.load(weights_only=True)`` that also knows plain NumPy arrays; errors as :func:`load_record`."""
     path = Path(path)
     try:
         with torch.serialization.safe_globals(_numpy_globals()):
-            record = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"no such file: {path}") from None
     except Exception as error:  # torch.load raises a different type for each kind of damage
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}); delete it and run its stage again"
         ) from error
-    if not isinstance(record, dict):
-        raise InputError(f"{path} holds a {type(record).__name__}, not a record of a stage")
-    return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in record.items()}
 
 
 def _numpy_globals() -> list[Any]:
@@ -190,3 +219,53 @@ def list_ids(folder: str | Path, suffix: str) -> list[str]:
     if not ids:
         raise InputError(f"no *{suffix} file in {folder}: run the stage before this one first")
     return ids
+
+
+def save_labels(path: str | Path, labels: np.ndarray) -> None:
+    """Write a label map (rows, columns) as a palette PNG: values stay label indices, and viewers show VOC's colours."""
+    from spectralseg.pictures import label_picture
+
+    with atomic_write(path) as file:
+        label_picture(labels).save(file, format="PNG")
+
+
+def load_labels(path: str | Path) -> np.ndarray:
+    """Read a label map: palette, grey or 1-bit PNG -> (rows, columns) uint8.
+
+    Raises
+    ------
+    InputError
+        The file is absent, damaged, or a colour picture.
+    """
+    try:
+        with Image.open(path) as file:
+            labels = np.array(file)
+    except FileNotFoundError:
+        raise InputError(f"no such label map: {path}") from None
+    except Exception as error:  # Pillow's decoders raise many types
+        raise InputError(f"{path} cannot be read as a label map: {error}") from None
+    if labels.ndim != 2 or (labels.size and labels.max() > 255):
+        raise InputError(f"{path} is a picture of mode {file.mode}, not a label map (palette, grey or 1-bit PNG)")
+    return labels.astype(np.uint8)
+
+
+def load_list(path: str | Path) -> list[dict[str, Any]]:
+    """Read a file that holds a list of records (boxes, their features or clusters), each with an ``id``."""
+    records = load_pth(path)
+    if not isinstance(records, list) or not all(isinstance(record, dict) and "id" in record for record in records):
+        raise InputError(f"{path} holds no list of records with ids, as extract_bboxes writes")
+    if not records:
+        raise InputError(f"{path} holds an empty list")
+    return records
+
+
+def paired_ids(first: str | Path, second: str | Path, suffixes: tuple[str, str] = (".pth", ".pth")) -> list[str]:
+    """Ids that have a file in either of two folders; see :func:`require_partner` for those that lack one."""
+    return sorted({*list_ids(first, suffixes[0]), *list_ids(second, suffixes[1])})
+
+
+def require_partner(*paths: Path) -> None:
+    """Raise an :class:`InputError` that names the file which an image lacks."""
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"its file {path} is missing")

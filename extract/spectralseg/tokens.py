@@ -53,8 +53,8 @@ class TokenExtractor:
         if unknown or not parts:
             raise InputError(f"no feature '{', '.join(unknown)}'; known are {', '.join(PARTS)}")
         if not backbone.is_vit:
-            if self.parts != ("k",) or tuple(blocks) != (-1,):
-                raise InputError(f"{backbone.name} has no blocks, queries or values: its statistics are called 'k'")
+            if not set(self.parts) <= {"k", "cls"} or tuple(blocks) != (-1,):
+                raise InputError(f"{backbone.name} has no blocks, queries or values: it has 'k' and, per image, 'cls'")
             self.blocks: list[int] = []
             return
         depth = len(backbone.model.blocks)
@@ -64,6 +64,8 @@ class TokenExtractor:
         self.blocks = sorted({block if block < 0 else block - depth for block in blocks})
         if self.dtype != torch.float32:
             _attend_in_chunks_on_cpu(backbone.model)
+        if "cls" in parts and backbone.model.cls_token is None:
+            raise InputError(f"{backbone.name} has no [CLS] token")
         if "attn_cls" in parts:
             _check_plain_attention(backbone)
 
@@ -85,7 +87,8 @@ class TokenExtractor:
         """
         images = crop_to_patches(images, self.backbone.patch_size)
         if not self.backbone.is_vit:
-            return {"k": self.backbone.model(images)}
+            model = self.backbone.model
+            return {part: model(images) if part == "k" else model.summary(images) for part in self.parts}
         mean, std = (images.new_tensor(value).view(3, 1, 1) for value in (self.backbone.mean, self.backbone.std))
         reduced = self.dtype != torch.float32
         with torch.autocast(images.device.type, dtype=self.dtype, enabled=reduced):
@@ -102,7 +105,7 @@ class TokenExtractor:
         last = None if "cls" in self.parts else self.blocks[-1]
         with _watch_attention(model, self.blocks, inputs, stop_at=last):
             tokens = model.forward_features(images)
-            return inputs, model.forward_head(tokens, pre_logits=True) if "cls" in self.parts else None
+            return inputs, model.fc_norm(tokens[:, 0]) if "cls" in self.parts else None
         return inputs, None  # the watch stopped the forward pass
 
     def _project(self, inputs: dict[int, Tensor]) -> dict[str, Tensor]:
@@ -220,5 +223,5 @@ def _attend_in_chunks_on_cpu(model: nn.Module) -> None:
     for block in model.blocks:
         attention = block.attn
         plain = type(attention) is Attention and isinstance(attention.q_norm, nn.Identity)
-        if plain and isinstance(attention.norm, nn.Identity):
+        if plain and isinstance(attention.norm, nn.Identity) and getattr(attention, "gate", None) is None:
             block.attn = _ChunkedAttention(attention)

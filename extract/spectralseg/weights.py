@@ -1,15 +1,18 @@
 """Checkpoints of backbones: where they come from, and how their tensors get into a model."""
 
 import argparse
+import contextlib
 import hashlib
 import http.client
 import os
 import sys
 import urllib.error
-import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+import huggingface_hub.constants as hub_constants
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -122,12 +125,12 @@ def download(url: str) -> Path:
     Raises
     ------
     ConnectionError
-        No network, no such address, or the connection broke off.
-    InputError
-        What came is no checkpoint.
+        No network, no such address, the connection broke off, or what came is no checkpoint; the message names ``url``.
+    OutputError
+        The file cannot be written.
     """
     folder = make_folder(Path(torch.hub.get_dir()) / "checkpoints")
-    name = os.path.basename(urllib.parse.urlparse(url).path)
+    name = os.path.basename(url.partition("?")[0])
     if "dl.fbaipublicfiles.com" not in url:  # other people's files may share a name
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
     target = folder / name
@@ -136,17 +139,53 @@ def download(url: str) -> Path:
     incoming = folder / f"incoming-{os.getpid()}-{name}"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, atomic_write(incoming) as file:
-            total = response.length  # None where the server does not tell
+            length = response.headers.get("Content-Length")  # None where the server does not tell
+            total = None if length is None else int(length)
             with tqdm(total=total, unit="B", unit_scale=True, desc=f"downloading {name}", file=sys.stderr) as bar:
-                while chunk := response.read(1 << 20):
+                for chunk in _chunks(response, total):
                     file.write(chunk)
                     bar.update(len(chunk))
-                if total is not None and bar.n != total:
-                    raise ConnectionError(f"the connection broke off after {bar.n} of {total} bytes of {url}")
         read_checkpoint(incoming)
         os.replace(incoming, target)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
+    except InputError as error:
+        raise ConnectionError(f"{url}: what came is no checkpoint") from error
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ValueError) as error:
         raise ConnectionError(f"{url}: {getattr(error, 'reason', error)}") from error
     finally:
         incoming.unlink(missing_ok=True)
     return target
+
+
+def _chunks(response: BinaryIO, total: int | None) -> Iterator[bytes]:
+    """The bytes of a response. Where it breaks off, an HTTPException: an OSError would look like a full disk."""
+    received = 0
+    try:
+        while chunk := response.read(1 << 20):
+            received += len(chunk)
+            yield chunk
+    except OSError as error:
+        raise http.client.HTTPException(f"the connection broke off after {received} bytes ({error})") from error
+    if total is not None and received != total:
+        raise http.client.HTTPException(f"the connection broke off after {received} of {total} bytes")
+
+
+@contextlib.contextmanager
+def hub_without_retries() -> Iterator[None]:
+    """Where timm's hub cannot be reached, look into its cache alone: huggingface_hub would retry for a minute."""
+    before = hub_constants.HF_HUB_OFFLINE
+    if not before:
+        hub_constants.HF_HUB_OFFLINE = not _is_reachable(hub_constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        hub_constants.HF_HUB_OFFLINE = before
+
+
+def _is_reachable(address: str) -> bool:
+    try:
+        urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # it answers
+    except (OSError, http.client.HTTPException):
+        return False
+    return True

@@ -45,7 +45,7 @@ def map_processes(work: Callable[[str], None], ids: Sequence[str], processes: in
                 while waiting or under_way:
                     while waiting and len(under_way) < 2 * processes:
                         image_id = waiting[-1]
-                        under_way[pool.submit(attempt, work, image_id)] = image_id
+                        under_way[_submit(pool, work, image_id)] = image_id
                         waiting.pop()
                     for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                         problem = future.result()
@@ -58,9 +58,21 @@ def map_processes(work: Callable[[str], None], ids: Sequence[str], processes: in
 def _alone(work: Callable[[str], None], image_id: str) -> str | None:
     try:
         with _pool(1) as pool:
-            return pool.submit(attempt, work, image_id).result()
+            return _submit(pool, work, image_id).result()
     except BrokenProcessPool:
         return DIED
+
+
+def _submit(pool: ProcessPoolExecutor, work: Callable[[str], None], image_id: str) -> Future:
+    """Hand ``work(image_id)`` to a pool, which may start a process for it.
+
+    That process inherits that Ctrl-C is blocked: it is the parent's to handle, and a worker would end in a traceback.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(attempt, work, image_id)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @contextlib.contextmanager
@@ -79,7 +91,6 @@ def _initialize() -> None:
     import torch
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

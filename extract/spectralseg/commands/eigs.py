@@ -102,7 +102,8 @@ def extract_eigs(
         work = functools.partial(_solve_and_save, prepare, settings, stage.folder)
         stage.run(work, pending, multiprocessing)
     else:
-        _run_on_gpu(stage, pending, prepare, settings, where)
+        with stage.working():
+            _run_on_gpu(stage, pending, prepare, settings, where)
     stage.finish()
 
 
@@ -116,9 +117,9 @@ def load_problem(images_root: Path, features_dir: Path, settings: EigenSettings,
     """
     path = features_dir / f"{image_id}.pth"
     record = load_features(path)
-    if settings.which_features not in record:
+    features = record.get(settings.which_features)
+    if not isinstance(features, Tensor):
         raise InputError(f"{path} has no features '{settings.which_features}'; extract them with --which_features")
-    features = record[settings.which_features]
     _, _, height, width = record["shape"]
     patch_size = record["patch_size"]
     grid = patch_grid(height, width, patch_size)

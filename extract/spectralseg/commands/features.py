@@ -1,5 +1,6 @@
 """From images to features: decode, batch by size, run the backbone, write one record per image."""
 
+import contextlib
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from spectralseg.backbones import Backbone, keep_freed_memory, load_backbone
 from spectralseg.devices import pick_device
@@ -90,6 +92,8 @@ def extract_features(
     """The command ``extract_features``; see its documentation in ``extract.py``."""
     if batch_size < 1:
         raise InputError(f"--batch_size {batch_size}: at least one image must be in a batch")
+    if num_workers is not None and num_workers < 0:
+        raise InputError(f"--num_workers {num_workers}: must not be negative")
     settings.check()
     files = read_images_list(images_list, images_root)
     where = pick_device(device)
@@ -108,12 +112,14 @@ def extract_features(
     }
     indices = {image_id: index for index, image_id in enumerate(files)}
     dataset = ImageFiles(Path(images_root), [(image_id, files[image_id]) for image_id in pending], backbone, settings)
-    for batch in batches_of_one_size(_decoded(dataset, num_workers, where), batch_size, stage):
-        for item, features in zip(batch, _features(extractor, batch, where), strict=True):
-            record = {"indices": indices[item.image_id], "file": files[item.image_id], "id": item.image_id}
-            record |= about | {"shape": (1, 3, *item.shape)} | _stored(features, dtype_named(settings.storage_dtype))
-            save_record(stage.output(item.image_id), record)
-            stage.done(item.image_id)
+    with stage.working(), _decoders_watched():
+        for batch in batches_of_one_size(_decoded(dataset, num_workers, where), batch_size, stage):
+            for item, features in _features(extractor, batch, where, stage):
+                record = {"indices": indices[item.image_id], "file": files[item.image_id], "id": item.image_id}
+                record |= about | {"shape": (1, 3, *item.shape)}
+                record |= _stored(features, dtype_named(settings.storage_dtype))
+                save_record(stage.output(item.image_id), record)
+                stage.done(item.image_id)
     stage.finish()
 
 
@@ -122,6 +128,20 @@ def _decoded(dataset: ImageFiles, num_workers: int | None, device: torch.device)
     if num_workers is None:
         num_workers = 0 if device.type == "cpu" else min(8, torch.get_num_threads())
     yield from DataLoader(dataset, batch_size=None, num_workers=num_workers)
+
+
+@contextlib.contextmanager
+def _decoders_watched() -> Iterator[None]:
+    """Say it in one line when a decoding process dies: torch notices wherever we are, or its pipe to us breaks."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a process that decodes images died (often: out of memory; try fewer --num_workers); the same command goes "
+            "on where it stopped"
+        ) from error
 
 
 def batches_of_one_size(items: Iterator[Loaded], batch_size: int, stage: Stage) -> Iterator[list[Loaded]]:
@@ -148,18 +168,31 @@ def batches_of_one_size(items: Iterator[Loaded], batch_size: int, stage: Stage) 
     yield from waiting.values()
 
 
-def _features(extractor: TokenExtractor, batch: list[Loaded], device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Features of each image of a batch, with a batch dimension of 1."""
-    images = torch.stack([item.pixels for item in batch]).to(device, non_blocking=True).float().div_(255)
+def _features(
+    extractor: TokenExtractor, batch: list[Loaded], device: torch.device, stage: Stage
+) -> Iterator[tuple[Loaded, dict[str, Tensor]]]:
+    """Each image of a batch with its features, whose batch dimension is 1.
+
+    A batch that is too large for the memory is taken image by image; an image that is too large is reported.
+    """
+    features = None
     try:
+        images = torch.stack([item.pixels for item in batch]).to(device, non_blocking=True).float().div_(255)
         features = extractor(images)
-    except torch.OutOfMemoryError:
-        rows, columns = images.shape[-2:]
-        raise InputError(
-            f"out of memory with {len(batch)} images of {columns}x{rows}: lower --batch_size, or --resize the images"
-        ) from None
-    for index in range(len(batch)):
-        yield {name: value[index : index + 1] for name, value in features.items()}
+    except RuntimeError as error:  # torch.OutOfMemoryError on a GPU; on a CPU there is no type for it
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+    if features is not None:
+        for index, item in enumerate(batch):
+            yield item, {name: value[index : index + 1] for name, value in features.items()}
+        return
+    rows, columns = batch[0].pixels.shape[-2:]
+    if len(batch) == 1:
+        stage.failed(batch[0].image_id, f"out of memory with an image of {columns}x{rows}: --resize the images")
+        return
+    tqdm.write(f"out of memory with {len(batch)} images of {columns}x{rows}: one by one now", file=sys.stderr)
+    for item in batch:
+        yield from _features(extractor, [item], device, stage)
 
 
 def _stored(features: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -20,16 +20,17 @@ from spectralseg.storage import atomic_write, list_ids, load_eigs, load_features
 
 SHEET_HEIGHT, THUMBNAIL_HEIGHT = 240, 180  # pixels
 MAX_CARDS = 1000  # about 20 MB of page
+DEFAULT_EIGENVECTORS = 8
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the pictures of an image come from, and how many eigenvectors are wanted (None: all)."""
+    """Where the pictures of an image come from, and how many eigenvectors are drawn at most."""
 
     images_root: Path
     eigs_dir: Path
     features_dir: Path | None = None
-    num_eigenvectors: int | None = None
+    num_eigenvectors: int = DEFAULT_EIGENVECTORS
     names: dict[str, str] = field(default_factory=dict)  # id -> name below images_root, from an images_list
 
 
@@ -44,13 +45,7 @@ def vis_eigs(
     overwrite: bool = False,
     multiprocessing: int = 0,
 ) -> None:
-    """Draw photographs with their eigenvectors: ``<id>.png`` per image, and ``index.html``, whose path is printed.
-
-    Raises
-    ------
-    InputError
-        An argument is wrong, or (at the end, the others being drawn) some images failed.
-    """
+    """The command ``vis_eigs``; see its documentation in ``extract.py``. Prints the path of the page last."""
     for name, number in (("num_eigenvectors", num_eigenvectors), ("limit", limit)):
         if number is not None and number < 1:
             raise InputError(f"--{name} must be at least 1, not {number}")
@@ -59,6 +54,7 @@ def vis_eigs(
     for folder in (images_root, eigs_dir, features_dir):
         if folder is not None and Path(folder).resolve() == Path(output_dir).resolve():
             raise InputError(f"output_dir must be a folder of its own, not {folder}, which holds the inputs")
+    num_eigenvectors = num_eigenvectors or DEFAULT_EIGENVECTORS
     names = {} if images_list is None else read_images_list(images_list, images_root)
     ids = (sorted(names) or list_ids(eigs_dir, ".pth"))[:limit]
     features = None if features_dir is None else Path(features_dir)
@@ -89,8 +85,8 @@ def write_index(ids: list[str], sources: Sources, folder: Path) -> Path:
     """Write ``<folder>/index.html`` with a card for each of the first ``MAX_CARDS`` ids."""
     path = folder / "index.html"
     description = (
-        "Each image and its eigenvectors in the order of the eigenvalues, counted from 0; colours run from low (violet) "
-        "to high (yellow). Borders that belong to no whole patch are grey."
+        "Each image and its first eigenvectors, counted from 0. Colours run from the lowest values (violet) to the "
+        "highest (yellow) of each eigenvector; grey borders belong to no whole patch."
     )
     if len(ids) > MAX_CARDS:
         description += f" Here are the first {MAX_CARDS} of {len(ids)} images; the others are PNG files in this folder."
@@ -128,35 +124,59 @@ def load_card(image_id: str, sources: Sources, height: int) -> Card:
             f"{path} is of an image of {columns}x{rows} pixels, but {name} has {image.width}x{image.height}"
         )
 
-    grid, step = _grid_and_step(record, image, path)
+    grid, step = _grid_and_step(record, features, image, path)
     photograph = fit_height(image, height)
     scale = photograph.height / image.height
     panels = [("image", photograph)]
-    vectors = record["eigenvectors"].numpy()[: sources.num_eigenvectors]
-    for index, (value, vector) in enumerate(zip(record["eigenvalues"].tolist(), vectors, strict=False)):
+    count = sources.num_eigenvectors
+    pairs = zip(record["eigenvalues"][:count].tolist(), record["eigenvectors"][:count].numpy(), strict=True)
+    for index, (value, vector) in enumerate(pairs):
         picture = eigenvector_picture(vector.reshape(grid), photograph.size, step * scale)
         panels.append((_caption(index, value, record.get("which_matrix", "")), picture))
     if "attn_cls" in features:
-        patch_size = features["patch_size"]
-        patches = (image.height // patch_size, image.width // patch_size)
-        attention = features["attn_cls"].float().numpy()
-        panels.append(("[CLS] attention", attention_picture(attention, patches, photograph.size, patch_size * scale)))
-    notes = {
+        panels.append(("[CLS] attention", _attention(features, image, photograph.size, scale, features_path)))
+    return Card(image_id, panels, _notes(view, image, grid, step), link=f"{image_id}.png")
+
+
+def _grid_and_step(
+    record: dict[str, Any], features: dict[str, Any], image: Image.Image, path: Path
+) -> tuple[tuple[int, int], int]:
+    """(rows, columns) and pixels per cell: as recorded, else from the features' patches, else from the image's size."""
+    cells = record["eigenvectors"].shape[1]
+    if "grid" in record and "step" in record:
+        grid, step = record["grid"], int(record["step"])
+        if grid[0] * grid[1] != cells:
+            raise InputError(f"{path}: {cells} values per eigenvector do not fit its grid of {grid[0]} x {grid[1]}")
+        return grid, step
+    if "patch_size" in features:
+        step = features["patch_size"]
+        grid = (image.height // step, image.width // step)
+        if grid[0] * grid[1] == cells:
+            return grid, step
+    return infer_grid(image.height, image.width, cells)
+
+
+def _attention(
+    features: dict[str, Any], image: Image.Image, size: tuple[int, int], scale: float, path: Path | None
+) -> Image.Image:
+    patch_size = features["patch_size"]
+    grid = (image.height // patch_size, image.width // patch_size)
+    try:
+        return attention_picture(features["attn_cls"].float().numpy(), grid, size, patch_size * scale)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _notes(view: dict[str, Any], image: Image.Image, grid: tuple[int, int], step: int) -> dict[str, object]:
+    """Facts beside the id on the page."""
+    notes: dict[str, object] = {
         "size": f"{image.width} × {image.height}",
         "grid": f"{grid[1]} × {grid[0]} cells of {step} pixels",
-        **{word: view[key] for word, key in (("matrix", "which_matrix"), ("model", "model_name")) if key in view},
     }
-    return Card(image_id, panels, notes, link=f"{image_id}.png")
-
-
-def _grid_and_step(record: dict[str, Any], image: Image.Image, path: Path) -> tuple[tuple[int, int], int]:
-    cells = record["eigenvectors"].shape[1]
-    if "grid" not in record or "step" not in record:
-        return infer_grid(cells, image.height, image.width)
-    rows, columns = record["grid"]
-    if rows * columns != cells:
-        raise InputError(f"{path}: {cells} values per eigenvector do not fit its grid of {rows} x {columns}")
-    return (rows, columns), int(record["step"])
+    notes |= {word: view[key] for word, key in (("matrix", "which_matrix"), ("model", "model_name")) if key in view}
+    if str(view.get("weights", "")).startswith("random"):
+        notes["weights"] = view["weights"]
+    return notes
 
 
 def _caption(index: int, value: float, which_matrix: str) -> str:
