@@ -36,7 +36,7 @@ $(shell if test -e $(UNFINISHED) || ! $(PY) -c '' 2>/dev/null || ! grep -qsxF "$
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo       eigenvectors of data/samples, as pictures in $(DEMO_DIR) (MODEL=$(MODEL) WEIGHTS=PATH)"
+	@echo "make demo       objects in data/samples: masks, cut-outs and a page in $(DEMO_DIR) (MODEL=$(MODEL) WEIGHTS=PATH)"
 	@echo "make test       all tests (PYTEST_ARGS=\"-k NAME\" for some, WORKERS=$(WORKERS) processes)"
 	@echo "make lint       ruff: rules and format"
 	@echo "make clean      remove what the demo wrote, and caches"
@@ -83,28 +83,17 @@ $(TESTABLE): $(INSTALLED)
 
 # --- the two commands -----------------------------------------------------------------------------------------------
 
-EXTRACT = $(PY) extract/extract.py
-IMAGES := data/samples/images
-
 # Without the weights of $(MODEL), and without a network to fetch them, the demo shows the pipeline on lab_hog.
 demo: $(INSTALLED)
-	@set -e; \
-	features() { \
-	    $(EXTRACT) extract_features --images_list $(IMAGES).txt --images_root $(IMAGES) \
-	        --batch_size 1 --model_name "$$model" --output_dir "$(DEMO_DIR)/$$model/features" "$$@"; \
-	}; \
+	@run() { $(PY) extract/extract.py run --images data/samples/images --model_name "$$model" --output "$(DEMO_DIR)/$$model" "$$@"; }; \
 	model=$(MODEL); status=0; \
-	features --which_features k,attn_cls $(if $(WEIGHTS),--weights "$(WEIGHTS)") || status=$$?; \
-	if test $$status -eq 1; then \
+	run $(if $(WEIGHTS),--weights "$(WEIGHTS)") || status=$$?; \
+	if test $$status -eq 1 && test ! -e "$(DEMO_DIR)/$$model/index.html"; then \
 	    echo "demo: no features from $$model; going on with lab_hog, which needs no weights and is no match for it" >&2; \
-	    model=lab_hog; \
-	    features; \
-	elif test $$status -ne 0; then exit $$status; fi; \
-	out="$(DEMO_DIR)/$$model"; \
-	$(EXTRACT) extract_eigs --images_root $(IMAGES) --features_dir "$$out/features" \
-	    --which_matrix laplacian --K 5 --output_dir "$$out/eigs"; \
-	$(EXTRACT) vis_eigs --images_root $(IMAGES) --features_dir "$$out/features" --eigs_dir "$$out/eigs" --output_dir "$$out/pictures"; \
-	echo "demo: the picture page is $$(cd "$$out/pictures" && pwd)/index.html"
+	    model=lab_hog; status=0; \
+	    run || status=$$?; \
+	fi; \
+	test $$status -eq 0 && echo "demo: the page with the results is $$(cd "$(DEMO_DIR)/$$model" && pwd)/index.html"
 
 # WORKERS processes with one thread each: together they load two cores better than one process whose small
 # matrices are split over threads, and with more threads than cores they would hinder each other.

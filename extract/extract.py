@@ -1,5 +1,11 @@
 r"""The extract stage: images -> features -> eigenvectors -> masks, segments, boxes, ... One command per step.
 
+All at once, for one's own photographs:
+
+    python extract.py run --images ../data/samples/images --output ../outputs/photographs
+
+Step by step:
+
     python extract.py extract_features --images_list ../data/samples/images.txt \
         --images_root ../data/samples/images --model_name dino_vits16 --batch_size 1 \
         --output_dir ../outputs/samples/features
@@ -180,5 +186,357 @@ def vis_eigs(
     command.vis_eigs(images_root, eigs_dir, output_dir, features_dir, images_list, num_eigenvectors, limit, overwrite)
 
 
+def extract_single_region_segmentations(
+    features_dir: str,
+    eigs_dir: str,
+    output_dir: str,
+    threshold: float = 0.0,
+    multiprocessing: int = 0,
+    overwrite: bool = False,
+) -> None:
+    r"""Segment the main object of each image: where eigenvector 1 is above a threshold.
+
+    Example:
+        python extract.py extract_single_region_segmentations \
+            --features_dir ../data/VOC2012/features/dino_vits16 --eigs_dir ../data/VOC2012/eigs/laplacian \
+            --output_dir ../data/VOC2012/single_region_segmentation/patches/laplacian
+
+    Writes <output_dir>/<id>.png, a palette PNG with values 0 and 1, at the grid of the eigenvectors.
+
+    Args:
+        features_dir: Output folder of extract_features.
+        eigs_dir: Output folder of extract_eigs.
+        output_dir: Folder of the masks.
+        threshold: Entries above it are foreground.
+        multiprocessing: Processes; 0 works in this one.
+        overwrite: Redo masks that exist.
+    """
+    from spectralseg.commands import masks
+
+    masks.extract_single_region_segmentations(features_dir, eigs_dir, output_dir, threshold, multiprocessing, overwrite)
+
+
+def extract_multi_region_segmentations(
+    features_dir: str,
+    eigs_dir: str,
+    output_dir: str,
+    adaptive: bool = False,
+    non_adaptive_num_segments: int = 4,
+    infer_bg_index: bool = True,
+    kmeans_baseline: bool = False,
+    num_eigenvectors: int = 1_000_000,
+    multiprocessing: int = 0,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    r"""Segment each image into several regions: K-means on its eigenvectors.
+
+    Example:
+        python extract.py extract_multi_region_segmentations --non_adaptive_num_segments 15 \
+            --features_dir ../data/VOC2012/features/dino_vits16 --eigs_dir ../data/VOC2012/eigs/laplacian \
+            --output_dir ../data/VOC2012/multi_region_segmentation/laplacian
+
+    Writes <output_dir>/<id>.png, a palette PNG of segment numbers, at the grid of the eigenvectors.
+
+    Args:
+        features_dir: Output folder of extract_features.
+        eigs_dir: Output folder of extract_eigs.
+        output_dir: Folder of the segment maps.
+        adaptive: Choose the number of segments by the largest gap between eigenvalues.
+        non_adaptive_num_segments: Number of segments otherwise.
+        infer_bg_index: The segment that holds most of the image border becomes number 0, the background.
+        kmeans_baseline: Cluster the features instead of the eigenvectors.
+        num_eigenvectors: Use eigenvectors 1 to this number.
+        multiprocessing: Processes; 0 works in this one.
+        seed: Of K-means (best of 10 starts).
+        overwrite: Redo segment maps that exist.
+    """
+    from spectralseg.commands import masks
+
+    masks.extract_multi_region_segmentations(
+        features_dir,
+        eigs_dir,
+        output_dir,
+        adaptive,
+        non_adaptive_num_segments,
+        infer_bg_index,
+        kmeans_baseline,
+        num_eigenvectors,
+        multiprocessing,
+        seed,
+        overwrite,
+    )
+
+
+def extract_bboxes(
+    features_dir: str,
+    segmentations_dir: str,
+    output_file: str,
+    num_erode: int = 2,
+    num_dilate: int = 3,
+    skip_bg_index: bool = True,
+    downsample_factor: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    r"""Find the box of each segment, after removing thin parts of it.
+
+    Example:
+        python extract.py extract_bboxes --num_erode 2 --num_dilate 5 \
+            --features_dir ../data/VOC2012/features/dino_vits16 \
+            --segmentations_dir ../data/VOC2012/multi_region_segmentation/laplacian \
+            --output_file ../data/VOC2012/multi_region_bboxes/laplacian/bboxes.pth
+
+    Writes one file for all images: a list of dicts with bboxes (in cells), bboxes_original_resolution (in pixels),
+    segment_indices, id, format = "(xmin, ymin, xmax, ymax)", the maxima exclusive.
+
+    Args:
+        features_dir: Output folder of extract_features.
+        segmentations_dir: Output folder of extract_multi_region_segmentations.
+        output_file: File to write.
+        num_erode: Erosions with the 3x3 cross; one that would leave nothing is skipped.
+        num_dilate: Dilations after them.
+        skip_bg_index: Leave out segment 0.
+        downsample_factor: Pixels per cell. Default: by the size of the segment map.
+        overwrite: Redo a file that exists.
+    """
+    from spectralseg.commands import bboxes
+
+    bboxes.extract_bboxes(
+        features_dir,
+        segmentations_dir,
+        output_file,
+        num_erode,
+        num_dilate,
+        skip_bg_index,
+        downsample_factor,
+        overwrite,
+    )
+
+
+def extract_bbox_features(
+    images_root: str,
+    bbox_file: str,
+    model_name: str,
+    output_file: str,
+    weights: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    r"""Extract a feature of each box: the backbone's output for its crop at original resolution.
+
+    Example:
+        python extract.py extract_bbox_features --model_name dino_vits16 \
+            --images_root ../data/VOC2012/images \
+            --bbox_file ../data/VOC2012/multi_region_bboxes/laplacian/bboxes.pth \
+            --output_file ../data/VOC2012/multi_region_bboxes/laplacian/bbox_features.pth
+
+    Writes the list of bbox_file with features (N, D) in each dict: [CLS] after the final norm.
+
+    Args:
+        images_root: Folder of the images, of any extension.
+        bbox_file: Output of extract_bboxes.
+        model_name: Backbone, as for extract_features.
+        output_file: File to write.
+        weights: As for extract_features.
+        dtype: float32, bfloat16 or float16.
+        device: auto, cpu, cuda, cuda:1, ...
+        overwrite: Redo a file that exists.
+    """
+    from spectralseg.commands import bboxes
+
+    bboxes.extract_bbox_features(images_root, bbox_file, model_name, output_file, weights, dtype, device, overwrite)
+
+
+def extract_bbox_clusters(
+    bbox_features_file: str,
+    output_file: str,
+    num_clusters: int = 20,
+    seed: int = 0,
+    pca_dim: int = 0,
+    overwrite: bool = False,
+) -> None:
+    r"""Cluster the boxes of all images.
+
+    Example:
+        python extract.py extract_bbox_clusters --num_clusters 20 --pca_dim 0 \
+            --bbox_features_file ../data/VOC2012/multi_region_bboxes/laplacian/bbox_features.pth \
+            --output_file ../data/VOC2012/multi_region_bboxes/laplacian/bbox_clusters.pth
+
+    Writes the list of bbox_features_file with clusters (N,), numbered from 0, instead of features.
+
+    Args:
+        bbox_features_file: Output of extract_bbox_features.
+        output_file: File to write.
+        num_clusters: Number of clusters.
+        seed: Of mini-batch K-means (best of 3 starts) and PCA.
+        pca_dim: Reduce the features to so many dimensions first; 0 does not.
+        overwrite: Redo a file that exists.
+    """
+    from spectralseg.commands import bboxes
+
+    bboxes.extract_bbox_clusters(bbox_features_file, output_file, num_clusters, seed, pca_dim, overwrite)
+
+
+def extract_semantic_segmentations(
+    segmentations_dir: str,
+    bbox_clusters_file: str,
+    output_dir: str,
+    cluster_offset: int = 1,
+    overwrite: bool = False,
+) -> None:
+    r"""Give each segment the number of its box's cluster: semantic maps.
+
+    Example:
+        python extract.py extract_semantic_segmentations \
+            --segmentations_dir ../data/VOC2012/multi_region_segmentation/laplacian \
+            --bbox_clusters_file ../data/VOC2012/multi_region_bboxes/laplacian/bbox_clusters.pth \
+            --output_dir ../data/VOC2012/semantic_segmentations/patches/laplacian/segmaps
+
+    Args:
+        segmentations_dir: Output folder of extract_multi_region_segmentations.
+        bbox_clusters_file: Output of extract_bbox_clusters.
+        output_dir: Folder of the semantic maps.
+        cluster_offset: Number of the first cluster. With 0, the published numbering, it collides with the background.
+        overwrite: Redo maps that exist.
+    """
+    from spectralseg.commands import semantic
+
+    semantic.extract_semantic_segmentations(
+        segmentations_dir, bbox_clusters_file, output_dir, cluster_offset, overwrite
+    )
+
+
+def extract_crf_segmentations(
+    images_list: str,
+    images_root: str,
+    segmentations_dir: str,
+    output_dir: str,
+    num_classes: int = 21,
+    downsample_factor: int = 16,
+    multiprocessing: int = 0,
+    w1: float = 10,
+    alpha: float = 80,
+    beta: float = 13,
+    w2: float = 3,
+    gamma: float = 3,
+    it: int = 5,
+    overwrite: bool = False,
+) -> None:
+    r"""Sharpen label maps to the edges of the image by a dense CRF (Kraehenbuehl and Koltun 2011).
+
+    Example:
+        python extract.py extract_crf_segmentations --num_classes 2 \
+            --images_list ../data/VOC2012/lists/images.txt --images_root ../data/VOC2012/images \
+            --segmentations_dir ../data/VOC2012/single_region_segmentation/patches/laplacian \
+            --output_dir ../data/VOC2012/single_region_segmentation/crf/laplacian
+
+    Writes <output_dir>/<id>.png at the size of the image. Needs pydensecrf.
+
+    Args:
+        images_list: Text file with one image name per line.
+        images_root: Folder the names are relative to.
+        segmentations_dir: Folder of masks, segment maps or semantic maps.
+        output_dir: Folder of the sharpened maps.
+        num_classes: Number of labels, background included: 2 for masks.
+        downsample_factor: Patch size of the label maps, in pixels.
+        multiprocessing: Processes; 0 works in this one.
+        w1: Weight of the bilateral term.
+        alpha: Its spatial deviation in pixels.
+        beta: Its colour deviation, of 255.
+        w2: Weight of the Gaussian term.
+        gamma: Its spatial deviation in pixels.
+        it: Iterations of inference.
+        overwrite: Redo maps that exist.
+    """
+    from spectralseg.commands import semantic
+    from spectralseg.crf import CrfSettings
+
+    semantic.extract_crf_segmentations(
+        images_list,
+        images_root,
+        segmentations_dir,
+        output_dir,
+        num_classes,
+        downsample_factor,
+        multiprocessing,
+        CrfSettings(w1=w1, alpha=alpha, beta=beta, w2=w2, gamma=gamma, it=it),
+        overwrite,
+    )
+
+
+def run(
+    images: str,
+    output: str,
+    model_name: str = "dino_vits16",
+    weights: str | None = None,
+    K: int = 5,
+    num_segments: int = 4,
+    image_color_lambda: float = 0.0,
+    crf: bool = True,
+    max_size: int = 640,
+    batch_size: int = 1,
+    dtype: str = "float32",
+    multiprocessing: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    r"""From a folder of photographs to masks, cut-outs, boxes, segments and a page that shows them.
+
+    Example:
+        python extract.py run --images ../data/samples/images --output ../outputs/photographs
+
+    Runs the stages one after the other and leaves their folders in <output> (images, features, eigs,
+    single_region_segmentation, multi_region_segmentation), and masks/<id>.png (0 and 255), cutouts/<id>.png
+    (transparent background), results.json (boxes) and index.html.
+
+    Args:
+        images: Folder of photographs of any format; sub-folders are searched too.
+        output: Folder of the results.
+        model_name: Backbone, as for extract_features.
+        weights: As for extract_features.
+        K: Number of eigenvectors.
+        num_segments: Number of segments.
+        image_color_lambda: Weight of the colour affinity.
+        crf: Sharpen masks and segments to the edges of the image.
+        max_size: The stages work on copies whose longer side has at most so many pixels; masks and cut-outs have the
+            size of the photographs.
+        batch_size: As for extract_features.
+        dtype: As for extract_features.
+        multiprocessing: Processes for the stages after the features; 0 works in this one.
+        device: auto, cpu, cuda, cuda:1, ...
+        overwrite: Redo everything.
+    """
+    from spectralseg.commands import run as command
+    from spectralseg.commands.features import FeatureSettings
+
+    command.run(
+        images,
+        output,
+        FeatureSettings(model_name=model_name, weights=weights, dtype=dtype),
+        command.RunSettings(
+            K=K, num_segments=num_segments, image_color_lambda=image_color_lambda, crf=crf, max_size=max_size
+        ),
+        batch_size,
+        multiprocessing,
+        device,
+        overwrite,
+    )
+
+
+COMMANDS = [
+    run,
+    extract_features,
+    extract_eigs,
+    extract_single_region_segmentations,
+    extract_multi_region_segmentations,
+    extract_bboxes,
+    extract_bbox_features,
+    extract_bbox_clusters,
+    extract_semantic_segmentations,
+    extract_crf_segmentations,
+    vis_eigs,
+]
+
 if __name__ == "__main__":
-    main([extract_features, extract_eigs, vis_eigs])
+    main(COMMANDS)

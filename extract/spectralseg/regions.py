@@ -1,10 +1,20 @@
-"""From eigenvectors to regions of the image."""
+"""From eigenvectors to regions of the image: masks, segments, components, boxes.
+
+Source: Melas-Kyriazi et al., "Deep Spectral Methods", CVPR 2022, sections 3.3 and 3.4.
+"""
 
 import math
+
+import numpy as np
+from scipy import ndimage
+from sklearn.cluster import KMeans
 
 from spectralseg.errors import InputError
 
 STEPS = (8, 16, 14, 32, 4)  # pixels per cell to try, in this order
+CROSS = ndimage.generate_binary_structure(2, 1)  # a cell and its four neighbours
+SQUARE = ndimage.generate_binary_structure(2, 2)  # ... and its eight
+KMEANS_STARTS = 10
 
 
 def infer_grid(height: int, width: int, cells: int) -> tuple[tuple[int, int], int]:
@@ -43,3 +53,81 @@ def infer_grid(height: int, width: int, cells: int) -> tuple[tuple[int, int], in
         f"{cells} patches fit no usual grid on an image of {width}x{height} pixels; the file must name its patch size "
         "(fields 'grid' and 'step')"
     )
+
+
+def eigengap_segments(eigenvalues: np.ndarray) -> int:
+    """Number of segments by the eigengap: index of the largest gap between consecutive eigenvalues, plus one.
+
+    The gap after the first eigenvalue (0 for a Laplacian) is left out: it is the largest for most images.
+
+    Raises
+    ------
+    InputError
+        Fewer than three eigenvalues.
+    """
+    gaps = np.diff(np.asarray(eigenvalues, dtype=np.float64))
+    if len(gaps) < 2:
+        raise InputError(f"the eigengap needs at least 3 eigenvalues, not {len(eigenvalues)}")
+    return int(np.argmax(gaps[1:])) + 2
+
+
+def kmeans_segments(points: np.ndarray, num_segments: int, seed: int = 0) -> np.ndarray:
+    """K-means on the patches: points (T, d) -> labels (T,) in 0..num_segments-1, seeded, best of 10 starts.
+
+    With fewer distinct points than segments each distinct point is a segment.
+    """
+    if num_segments < 1:
+        raise InputError(f"{num_segments} segments: there must be at least one")
+    distinct = len(np.unique(points, axis=0))
+    num_segments = min(num_segments, distinct)
+    return KMeans(num_segments, n_init=KMEANS_STARTS, random_state=seed).fit_predict(points)
+
+
+def border_shares(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of a segment map (rows, columns) and the share of the image border that each holds.
+
+    The four sides are counted in full, so that corners count twice.
+    """
+    border = np.concatenate([segments[0], segments[-1], segments[:, 0], segments[:, -1]])
+    labels = np.unique(segments)
+    return labels, np.array([np.mean(border == label) for label in labels])
+
+
+def background_first(segments: np.ndarray) -> np.ndarray:
+    """Swap labels so that 0 is the segment that holds the largest share of the image border."""
+    labels, shares = border_shares(segments)
+    background = labels[np.argmax(shares)]
+    return np.where(segments == background, 0, np.where(segments == 0, background, segments)).astype(segments.dtype)
+
+
+def largest_component(mask: np.ndarray, structure: np.ndarray = SQUARE) -> np.ndarray:
+    """Largest connected component of a mask (rows, columns), bool; the first one among equals; empty if none."""
+    components, count = ndimage.label(mask, structure)
+    if count == 0:
+        return np.zeros(mask.shape, dtype=bool)
+    return components == 1 + np.argmax(np.bincount(components.ravel())[1:])
+
+
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """(xmin, ymin, xmax, ymax) of a mask that is not empty, in cells, the maxima exclusive."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def smooth_mask(mask: np.ndarray, num_erode: int, num_dilate: int) -> np.ndarray:
+    """Erode ``num_erode`` times, then dilate ``num_dilate`` times, with the 3x3 cross.
+
+    An erosion that would leave nothing is skipped. What lies outside the image erodes nothing.
+    """
+    for _ in range(num_erode):
+        eroded = ndimage.binary_erosion(mask, CROSS, border_value=1)
+        mask = eroded if eroded.any() else mask
+    return ndimage.binary_dilation(mask, CROSS, iterations=num_dilate) if num_dilate > 0 else mask
+
+
+def segment_boxes(
+    segments: np.ndarray, num_erode: int = 2, num_dilate: int = 3, skip_background: bool = True
+) -> tuple[list[int], list[tuple[int, int, int, int]]]:
+    """Labels of a segment map and the box of each, in cells; label 0 is left out with ``skip_background``."""
+    labels = [int(label) for label in np.unique(segments) if label != 0 or not skip_background]
+    return labels, [bounding_box(smooth_mask(segments == label, num_erode, num_dilate)) for label in labels]

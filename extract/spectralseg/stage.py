@@ -131,7 +131,9 @@ class Stage:
         self.skipped = len(share) - len(pending)
         if world > 1:
             print(f"{self.command}: process {rank} of {world} takes {len(share)} of {len(ids)} images", file=sys.stderr)
-        self._bar = tqdm(total=len(pending), desc=self.command, unit="image", mininterval=_bar_interval())
+        self._bar = tqdm(
+            total=len(pending), desc=self.command, unit="image", mininterval=_bar_interval(), disable=not pending
+        )
         return pending
 
     def run(self, work: Callable[[str], None], pending: Sequence[str], multiprocessing: int = 0) -> None:

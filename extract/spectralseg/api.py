@@ -1,0 +1,137 @@
+"""From a picture to eigenvectors, mask, segments and box, without files: for notebooks and other programs.
+
+>>> from PIL import Image
+>>> from spectralseg.api import Segmenter
+>>> segment = Segmenter("lab_hog")
+>>> result = segment(Image.open("data/samples/images/chelsea.jpg"))
+>>> result.mask.shape, result.box is not None
+((300, 451), True)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from spectralseg.affinity import COLOUR_AFFINITIES, colour_grid
+from spectralseg.backbones import load_backbone
+from spectralseg.crf import CrfSettings, dense_crf, upscale_labels
+from spectralseg.devices import pick_device
+from spectralseg.eigen import spectral_eigenvectors
+from spectralseg.images import patch_grid, to_tensor
+from spectralseg.regions import background_first, bounding_box, kmeans_segments, largest_component
+from spectralseg.tokens import TokenExtractor
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What the eigenvectors say of an image of H x W pixels.
+
+    Attributes
+    ----------
+    eigenvalues
+        (K,) float32, ascending.
+    eigenvectors
+        (K, rows, columns) float32, at the grid; number 0 is constant.
+    step
+        Pixels per cell of the grid.
+    mask
+        (H, W) bool: the main object.
+    segments
+        (H, W) uint8: segment numbers, 0 the background.
+    box
+        (xmin, ymin, xmax, ymax) in pixels, maxima exclusive: of the mask's largest component; None if it is empty.
+    """
+
+    eigenvalues: np.ndarray
+    eigenvectors: np.ndarray
+    step: int
+    mask: np.ndarray
+    segments: np.ndarray
+    box: tuple[int, int, int, int] | None
+
+
+class Segmenter:
+    """A backbone, ready to segment pictures one by one.
+
+    Parameters
+    ----------
+    model_name, weights, dtype, device
+        As of ``extract.py extract_features``.
+
+    Raises
+    ------
+    spectralseg.errors.InputError
+        Unknown name, or weights that cannot be had.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "dino_vits16",
+        weights: str | None = None,
+        dtype: str = "float32",
+        device: str = "auto",
+    ) -> None:
+        self.device = pick_device(device)
+        self.backbone = load_backbone(model_name, weights, self.device)
+        self.extractor = TokenExtractor(self.backbone, dtype=dtype)
+
+    def __call__(
+        self,
+        image: Image.Image,
+        K: int = 5,
+        num_segments: int = 4,
+        color_lambda: float = 0.0,
+        which_color_matrix: str = "knn",
+        crf: bool = False,
+        seed: int = 0,
+    ) -> Segmentation:
+        """Segment a picture.
+
+        Parameters
+        ----------
+        image
+            Any Pillow image; its EXIF orientation is applied.
+        K
+            Eigenvectors, the constant one included; at least 2.
+        num_segments
+            Regions of the segment map.
+        color_lambda, which_color_matrix
+            Weight and kind (``knn``, ``rw``) of the colour affinity.
+        crf
+            Sharpen mask and segments to the edges of the image (needs pydensecrf).
+        seed
+            Of K-means.
+
+        Raises
+        ------
+        spectralseg.errors.InputError
+            The image is smaller than a patch, or has fewer patches than K.
+        """
+        image = ImageOps.exif_transpose(image).convert("RGB")
+        patch = self.backbone.patch_size
+        grid = patch_grid(image.height, image.width, patch)
+        features = self.extractor(to_tensor(image)[None].to(self.device))["k"][0]
+        colour = None
+        if color_lambda > 0:
+            covered = (grid[0] * patch, grid[1] * patch)
+            colour = COLOUR_AFFINITIES[which_color_matrix](colour_grid(image, covered, grid))
+        values, vectors = spectral_eigenvectors(features, K, colour=colour, colour_lambda=color_lambda)
+        vectors = vectors.cpu().numpy()
+        mask = (vectors[1] > 0).reshape(grid).astype(np.uint8)
+        segments = background_first(kmeans_segments(vectors[1:].T, num_segments, seed).reshape(grid))
+        mask = self._at_pixels(image, mask, 2, crf)
+        segments = self._at_pixels(image, segments, num_segments, crf)
+        return Segmentation(
+            values.cpu().numpy(), vectors.reshape(K, *grid), patch, mask.astype(bool), segments, object_box(mask)
+        )
+
+    def _at_pixels(self, image: Image.Image, labels: np.ndarray, num_classes: int, crf: bool) -> np.ndarray:
+        full = upscale_labels(labels.astype(np.uint8), image.height, image.width, self.backbone.patch_size)
+        return dense_crf(np.array(image), full, max(2, num_classes), CrfSettings()) if crf else full
+
+
+def object_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """(xmin, ymin, xmax, ymax) of the largest component of a mask (H, W); None if the mask is empty."""
+    component = largest_component(mask)
+    return bounding_box(component) if component.any() else None

@@ -1,0 +1,175 @@
+"""From segments to boxes, from boxes to features, from features to clusters: one file each for the whole data set."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from spectralseg.backbones import keep_freed_memory, load_backbone
+from spectralseg.clusters import cluster_features
+from spectralseg.devices import pick_device
+from spectralseg.errors import InputError
+from spectralseg.images import find_image, load_image, to_tensor
+from spectralseg.regions import infer_grid, segment_boxes
+from spectralseg.stage import FileStage, describe_file, provenance
+from spectralseg.storage import field, load_features, load_labels, load_list, paired_ids, require_partner
+from spectralseg.tokens import TokenExtractor
+
+BOX_FORMAT = "(xmin, ymin, xmax, ymax)"
+CROPS_AT_ONCE = 64
+
+
+def extract_bboxes(
+    features_dir: str,
+    segmentations_dir: str,
+    output_file: str,
+    num_erode: int = 2,
+    num_dilate: int = 3,
+    skip_bg_index: bool = True,
+    downsample_factor: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """The command of that name; see its documentation in ``extract.py``."""
+    for name, value in (("num_erode", num_erode), ("num_dilate", num_dilate)):
+        if value < 0:
+            raise InputError(f"--{name} {value}: must not be negative")
+    choices = {"num_erode": num_erode, "num_dilate": num_dilate, "skip_bg_index": skip_bg_index}
+    arguments = choices | {"downsample_factor": downsample_factor, "segmentations": provenance(segmentations_dir)}
+    stage = FileStage("extract_bboxes", output_file, arguments, overwrite)
+    if stage.is_done():
+        return
+    features, segmentations = Path(features_dir), Path(segmentations_dir)
+    boxes = []
+    for image_id in stage.track(paired_ids(features_dir, segmentations_dir, (".pth", ".png"))):
+        with stage.reporting(image_id):
+            boxes.append(
+                _boxes(features, segmentations, image_id, num_erode, num_dilate, skip_bg_index, downsample_factor)
+            )
+    stage.finish(boxes)
+
+
+def _boxes(
+    features_dir: Path,
+    segmentations_dir: Path,
+    image_id: str,
+    num_erode: int,
+    num_dilate: int,
+    skip_bg_index: bool,
+    downsample_factor: int | None,
+) -> dict[str, Any]:
+    features_path, labels_path = features_dir / f"{image_id}.pth", segmentations_dir / f"{image_id}.png"
+    require_partner(features_path, labels_path)
+    features = load_features(features_path)
+    segments = load_labels(labels_path)
+    _, _, height, width = features["shape"]
+    step = downsample_factor or _step(segments.shape, height, width, features["patch_size"])
+    labels, boxes = segment_boxes(segments, num_erode, num_dilate, skip_bg_index)
+    return {
+        "bboxes": [list(box) for box in boxes],
+        "bboxes_original_resolution": [[side * step for side in box] for box in boxes],
+        "segment_indices": labels,
+        "id": image_id,
+        "format": BOX_FORMAT,
+    }
+
+
+def _step(grid: tuple[int, int], height: int, width: int, patch_size: int) -> int:
+    """Pixels per cell of a segment map: the patch size, or that of a finer grid."""
+    if grid == (height // patch_size, width // patch_size):
+        return patch_size
+    inferred, step = infer_grid(height, width, grid[0] * grid[1])
+    if inferred != grid:
+        raise InputError(f"a segment map of {grid} does not fit an image of {width}x{height}; give --downsample_factor")
+    return step
+
+
+def extract_bbox_features(
+    images_root: str,
+    bbox_file: str,
+    model_name: str,
+    output_file: str,
+    weights: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """The command of that name; see its documentation in ``extract.py``."""
+    if not Path(images_root).is_dir():
+        raise InputError(f"no such images_root: {images_root}")
+    records = load_list(bbox_file)
+    keep_freed_memory()
+    where = pick_device(device)
+    backbone = load_backbone(model_name, weights, where)
+    extractor = TokenExtractor(backbone, parts=("cls",), dtype=dtype)
+    arguments = {"model_name": model_name, "weights": backbone.weights, "dtype": dtype}
+    arguments["bboxes"] = describe_file(bbox_file)
+    stage = FileStage("extract_bbox_features", output_file, arguments, overwrite)
+    if stage.is_done():
+        return
+    by_id = {record["id"]: record for record in records}
+    done = []
+    for image_id in stage.track(by_id):
+        with stage.reporting(image_id):
+            image = load_image(find_image(images_root, image_id))
+            boxes = field(by_id[image_id], "bboxes_original_resolution", bbox_file)
+            done.append(by_id[image_id] | {"features": crop_features(extractor, image, boxes, where)})
+    stage.finish(done)
+
+
+def crop_features(
+    extractor: TokenExtractor, image: Image.Image, boxes: list[list[int]], device: torch.device
+) -> Tensor:
+    """[CLS] of each box's crop: boxes (xmin, ymin, xmax, ymax) in pixels -> (N, D) float32.
+
+    Crops of equal size share a batch. A crop smaller than a patch is enlarged to one (bilinear).
+    """
+    smallest = extractor.backbone.patch_size
+    groups: dict[tuple[int, int], list[tuple[int, Tensor]]] = defaultdict(list)
+    for index, (xmin, ymin, xmax, ymax) in enumerate(boxes):
+        xmax, ymax = min(xmax, image.width), min(ymax, image.height)
+        if not (0 <= xmin < xmax and 0 <= ymin < ymax):
+            raise InputError(f"box {boxes[index]} lies outside the image of {image.width}x{image.height} pixels")
+        crop = image.crop((xmin, ymin, xmax, ymax))
+        if min(crop.size) < smallest:
+            size = (max(crop.width, smallest), max(crop.height, smallest))
+            crop = crop.resize(size, Image.Resampling.BILINEAR)
+        groups[crop.size].append((index, to_tensor(crop)))
+    features: dict[int, Tensor] = {}
+    for group in groups.values():
+        for start in range(0, len(group), CROPS_AT_ONCE):
+            indices, crops = zip(*group[start : start + CROPS_AT_ONCE], strict=True)
+            outputs = extractor(torch.stack(crops).to(device))["cls"].float().cpu()
+            features |= dict(zip(indices, outputs, strict=True))
+    dimension = len(next(iter(features.values()))) if features else 0
+    return torch.stack([features[index] for index in range(len(boxes))]) if features else torch.zeros(0, dimension)
+
+
+def extract_bbox_clusters(
+    bbox_features_file: str,
+    output_file: str,
+    num_clusters: int = 20,
+    seed: int = 0,
+    pca_dim: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """The command of that name; see its documentation in ``extract.py``."""
+    records = load_list(bbox_features_file)
+    arguments = {"num_clusters": num_clusters, "seed": seed, "pca_dim": pca_dim}
+    arguments["bbox_features"] = describe_file(bbox_features_file)
+    stage = FileStage("extract_bbox_clusters", output_file, arguments, overwrite)
+    if stage.is_done():
+        return
+    features = [np.asarray(field(record, "features", bbox_features_file)) for record in records]
+    filled = [array for array in features if len(array)]
+    if not filled:
+        raise InputError(f"{bbox_features_file} holds no box at all")
+    clusters = iter(cluster_features(np.concatenate(filled), num_clusters, seed, pca_dim).tolist())
+    results = []
+    for record, array in zip(records, features, strict=True):
+        kept = {name: value for name, value in record.items() if name != "features"}
+        results.append(kept | {"clusters": torch.tensor([next(clusters) for _ in array], dtype=torch.int64)})
+    stage.finish(results)

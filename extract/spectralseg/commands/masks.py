@@ -1,0 +1,112 @@
+"""From eigenvectors to masks and segments: label maps at the grid of the eigenvectors."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from spectralseg.errors import InputError
+from spectralseg.images import patch_grid
+from spectralseg.regions import background_first, eigengap_segments, infer_grid, kmeans_segments
+from spectralseg.stage import Stage, provenance
+from spectralseg.storage import load_eigs, load_features, paired_ids, require_partner, save_labels
+
+
+def extract_single_region_segmentations(
+    features_dir: str,
+    eigs_dir: str,
+    output_dir: str,
+    threshold: float = 0.0,
+    multiprocessing: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """The command of that name; see its documentation in ``extract.py``."""
+    arguments = {"threshold": threshold, "eigs": provenance(eigs_dir)}
+    stage = Stage("extract_single_region_segmentations", output_dir, ".png", arguments, overwrite)
+    work = functools.partial(_single_region, Path(features_dir), Path(eigs_dir), stage.folder, threshold)
+    stage.run(work, stage.begin(paired_ids(features_dir, eigs_dir)), multiprocessing)
+    stage.finish()
+
+
+def extract_multi_region_segmentations(
+    features_dir: str,
+    eigs_dir: str,
+    output_dir: str,
+    adaptive: bool = False,
+    non_adaptive_num_segments: int = 4,
+    infer_bg_index: bool = True,
+    kmeans_baseline: bool = False,
+    num_eigenvectors: int = 1_000_000,
+    multiprocessing: int = 0,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """The command of that name; see its documentation in ``extract.py``."""
+    for name, value in (
+        ("non_adaptive_num_segments", non_adaptive_num_segments),
+        ("num_eigenvectors", num_eigenvectors),
+    ):
+        if value < 1:
+            raise InputError(f"--{name} {value}: must be at least 1")
+    if non_adaptive_num_segments > 255:
+        raise InputError("--non_adaptive_num_segments: a label map holds at most 255 segments")
+    choices = {
+        "adaptive": adaptive,
+        "non_adaptive_num_segments": non_adaptive_num_segments,
+        "infer_bg_index": infer_bg_index,
+        "kmeans_baseline": kmeans_baseline,
+        "num_eigenvectors": num_eigenvectors,
+        "seed": seed,
+    }
+    arguments = choices | {"eigs": provenance(eigs_dir)}
+    stage = Stage("extract_multi_region_segmentations", output_dir, ".png", arguments, overwrite)
+    work = functools.partial(_multi_region, Path(features_dir), Path(eigs_dir), stage.folder, **choices)
+    stage.run(work, stage.begin(paired_ids(features_dir, eigs_dir)), multiprocessing)
+    stage.finish()
+
+
+def _single_region(features_dir: Path, eigs_dir: Path, folder: Path, threshold: float, image_id: str) -> None:
+    eigs, grid = _load(features_dir, eigs_dir, image_id)
+    vectors = eigs["eigenvectors"].numpy()
+    if len(vectors) < 2:
+        raise InputError(f"{eigs_dir / image_id}.pth holds one eigenvector; the mask needs two (--K 2 or more)")
+    save_labels(folder / f"{image_id}.png", (vectors[1] > threshold).reshape(grid))
+
+
+def _multi_region(
+    features_dir: Path,
+    eigs_dir: Path,
+    folder: Path,
+    image_id: str,
+    *,
+    adaptive: bool,
+    non_adaptive_num_segments: int,
+    infer_bg_index: bool,
+    kmeans_baseline: bool,
+    num_eigenvectors: int,
+    seed: int,
+) -> None:
+    eigs, grid = _load(features_dir, eigs_dir, image_id)
+    count = eigengap_segments(eigs["eigenvalues"].numpy()) if adaptive else non_adaptive_num_segments
+    if kmeans_baseline:
+        features = load_features(features_dir / f"{image_id}.pth")
+        points = features["k"].squeeze(0).float().numpy()
+        grid = patch_grid(*features["shape"][2:], features["patch_size"])
+    else:
+        points = eigs["eigenvectors"][1 : 1 + num_eigenvectors].T.numpy()
+        if points.shape[1] == 0:
+            raise InputError(f"{eigs_dir / image_id}.pth holds one eigenvector; segments need two (--K 2 or more)")
+    with threadpool_limits(limits=1):  # the order in which threads add up would change the last digits
+        segments = kmeans_segments(np.ascontiguousarray(points), count, seed).reshape(grid)
+    save_labels(folder / f"{image_id}.png", background_first(segments) if infer_bg_index else segments)
+
+
+def _load(features_dir: Path, eigs_dir: Path, image_id: str) -> tuple[dict, tuple[int, int]]:
+    """The eigenvectors of an image and their grid; features are read only where the eigenvectors do not tell it."""
+    require_partner(features_dir / f"{image_id}.pth", eigs_dir / f"{image_id}.pth")
+    eigs = load_eigs(eigs_dir / f"{image_id}.pth")
+    if "grid" in eigs:
+        return eigs, eigs["grid"]
+    shape = load_features(features_dir / f"{image_id}.pth")["shape"]
+    return eigs, infer_grid(shape[2], shape[3], eigs["eigenvectors"].shape[1])[0]

@@ -1,0 +1,276 @@
+"""``run``: from a folder of photographs to masks, cut-outs, boxes and a page, by way of the usual stages."""
+
+import functools
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from spectralseg.api import object_box
+from spectralseg.commands import eigs, features, masks, semantic
+from spectralseg.commands.vis_eigs import Sources, load_card
+from spectralseg.crf import require_pydensecrf, upscale_labels
+from spectralseg.errors import ImagesFailed, InputError
+from spectralseg.images import EXTENSIONS, load_image
+from spectralseg.page import Card, write_page
+from spectralseg.pictures import fit_height, label_picture
+from spectralseg.stage import Stage, provenance
+from spectralseg.storage import atomic_write, load_labels, make_folder
+
+THUMBNAIL_HEIGHT = 180
+MAX_CARDS = 1000
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What ``run`` decides beside the features; see ``run`` in ``extract.py``."""
+
+    K: int = 5
+    num_segments: int = 4
+    image_color_lambda: float = 0.0
+    crf: bool = True
+    max_size: int = 640
+
+
+class Folders:
+    """Where everything lies below the output folder."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.images, self.images_list = output / "images", output / "images.txt"
+        self.features, self.eigs = output / "features", output / "eigs"
+        self.mask_patches = output / "single_region_segmentation" / "patches"
+        self.mask_crf = output / "single_region_segmentation" / "crf"
+        self.segment_patches = output / "multi_region_segmentation" / "patches"
+        self.segment_crf = output / "multi_region_segmentation" / "crf"
+        self.masks, self.cutouts = output / "masks", output / "cutouts"
+
+
+def run(
+    images: str,
+    output: str,
+    feature_settings: features.FeatureSettings,
+    settings: RunSettings,
+    batch_size: int = 1,
+    multiprocessing: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """The command ``run``; see its documentation in ``extract.py``."""
+    _check(settings)
+    photographs = find_photographs(images, output)
+    folders = Folders(make_folder(output))
+    crf = settings.crf and _crf_is_there()
+    failures: dict[str, str] = {}
+
+    def step(command: Callable[..., None], *arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, overwrite=overwrite, **options)
+        except ImagesFailed as error:  # said already; the other images go on to the next stage
+            for image_id, problem in error.failures.items():
+                failures.setdefault(image_id, problem)
+
+    step(shrink_photographs, photographs, Path(images), folders.images, settings.max_size, multiprocessing)
+    _write_list(folders, [image_id for image_id in photographs if image_id not in failures])
+    listed, root = str(folders.images_list), str(folders.images)
+    step(features.extract_features, listed, root, str(folders.features), feature_settings, batch_size, device)
+    eigen_settings = eigs.EigenSettings(K=settings.K, image_color_lambda=settings.image_color_lambda)
+    step(eigs.extract_eigs, root, str(folders.features), str(folders.eigs), eigen_settings, multiprocessing, device)
+    both = (str(folders.features), str(folders.eigs))
+    step(masks.extract_single_region_segmentations, *both, str(folders.mask_patches), multiprocessing=multiprocessing)
+    step(
+        masks.extract_multi_region_segmentations,
+        *both,
+        str(folders.segment_patches),
+        non_adaptive_num_segments=settings.num_segments,
+        multiprocessing=multiprocessing,
+    )
+    patch_size = provenance(folders.features)["patch_size"]
+    if crf:
+        for patches, sharp, classes in (
+            (folders.mask_patches, folders.mask_crf, 2),
+            (folders.segment_patches, folders.segment_crf, max(2, settings.num_segments)),
+        ):
+            options = {"num_classes": classes, "downsample_factor": patch_size, "multiprocessing": multiprocessing}
+            step(semantic.extract_crf_segmentations, listed, root, str(patches), str(sharp), **options)
+    finished = {image_id: name for image_id, name in photographs.items() if image_id not in failures}
+    step(cut_out_objects, finished, Path(images), folders, crf, patch_size, multiprocessing)
+    finished = {image_id: name for image_id, name in finished.items() if image_id not in failures}
+    write_results(finished, failures, folders, crf)
+    print(f"{len(finished)} of {len(photographs)} photographs -> {folders.output / 'index.html'}")
+    if failures:
+        raise ImagesFailed(f"{len(failures)} of {len(photographs)} photographs failed: see the lines above", failures)
+
+
+def _check(settings: RunSettings) -> None:
+    if settings.K < 2:
+        raise InputError(f"--K {settings.K}: a mask needs at least 2 eigenvectors")
+    if not 1 <= settings.num_segments <= 255:
+        raise InputError(f"--num_segments {settings.num_segments}: must be 1 to 255")
+    if settings.max_size < 1:
+        raise InputError(f"--max_size {settings.max_size}: must be at least one pixel")
+
+
+def _crf_is_there() -> bool:
+    try:
+        require_pydensecrf()
+    except InputError as error:
+        print(f"run: going on without the CRF, edges stay as coarse as the patches: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def find_photographs(images: str | Path, output: str | Path) -> dict[str, str]:
+    """Photographs in a folder and its sub-folders: id -> path below the folder.
+
+    The id is the path without its extension, ``holiday/beach.jpg`` being ``holiday__beach``; two files that differ in
+    their extension alone keep it (``beach_jpg``, ``beach_png``). What lies in the output folder is left out.
+
+    Raises
+    ------
+    InputError
+        No such folder, or no photograph in it.
+    """
+    root, result = Path(images), Path(output).resolve()
+    if not root.is_dir():
+        raise InputError(f"no such folder of images: {root}")
+    paths = [
+        path.relative_to(root)
+        for path in sorted(root.rglob("*"))
+        if path.suffix.lower() in EXTENSIONS
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and result not in path.resolve().parents
+    ]
+    if not paths:
+        raise InputError(f"no image in {root} or below it (known are {', '.join(sorted(EXTENSIONS))})")
+    names = ["__".join(path.with_suffix("").parts) for path in paths]
+    count = Counter(names)
+    ids = [
+        name if count[name] == 1 else name + path.suffix.replace(".", "_")
+        for name, path in zip(names, paths, strict=True)
+    ]
+    if len(set(ids)) < len(ids):
+        twice = next(name for name, times in Counter(ids).items() if times > 1)
+        raise InputError(f"two images of {root} would both be called '{twice}'; rename one of them")
+    return {image_id: path.as_posix() for image_id, path in zip(ids, paths, strict=True)}
+
+
+def shrink_photographs(
+    photographs: dict[str, str], root: Path, folder: Path, max_size: int, multiprocessing: int, overwrite: bool
+) -> None:
+    """Write upright RGB working copies, ``<id>.png``, whose longer side has at most ``max_size`` pixels."""
+    stage = Stage("run: images", folder, ".png", {"max_size": max_size, "images": str(root.resolve())}, overwrite)
+    work = functools.partial(_shrink, photographs, root, folder, max_size)
+    stage.run(work, stage.begin(photographs), multiprocessing)
+    stage.finish()
+
+
+def _shrink(photographs: dict[str, str], root: Path, folder: Path, max_size: int, image_id: str) -> None:
+    image = load_image(root / photographs[image_id])
+    image.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
+    with atomic_write(folder / f"{image_id}.png") as file:
+        image.save(file, "PNG", compress_level=1)
+
+
+def _write_list(folders: Folders, ids: list[str]) -> None:
+    if not ids:
+        raise InputError("none of the images could be read; see the lines above")
+    with atomic_write(folders.images_list) as file:
+        file.write("".join(f"{image_id}.png\n" for image_id in ids).encode())
+
+
+def cut_out_objects(
+    photographs: dict[str, str],
+    root: Path,
+    folders: Folders,
+    crf: bool,
+    patch_size: int,
+    multiprocessing: int,
+    overwrite: bool,
+) -> None:
+    """Write ``masks/<id>.png`` (0 and 255) and ``cutouts/<id>.png`` (RGBA) at the size of the photographs."""
+    source = folders.mask_crf if crf else folders.mask_patches
+    make_folder(folders.cutouts)
+    stage = Stage("run: masks", folders.masks, ".png", {"from": provenance(source)}, overwrite)
+    work = functools.partial(_cut_out, photographs, root, folders, source, patch_size)
+    stage.run(work, stage.begin(photographs), multiprocessing)
+    stage.finish()
+
+
+def _cut_out(
+    photographs: dict[str, str], root: Path, folders: Folders, source: Path, patch_size: int, image_id: str
+) -> None:
+    photograph = load_image(root / photographs[image_id])
+    with Image.open(folders.images / f"{image_id}.png") as working_copy:
+        width, height = working_copy.size
+    mask = upscale_labels(load_labels(source / f"{image_id}.png"), height, width, patch_size)
+    # A mask that was made on a reduced copy is enlarged smoothly, then made sharp again.
+    enlarged = Image.fromarray(mask * np.uint8(255)).resize(photograph.size, Image.Resampling.BICUBIC)
+    alpha = enlarged.point(lambda value: 255 if value > 127 else 0)
+    cutout = photograph.copy()
+    cutout.putalpha(alpha)
+    for folder, picture in ((folders.cutouts, cutout), (folders.masks, alpha)):  # masks last: they mark what is done
+        with atomic_write(folder / f"{image_id}.png") as file:
+            picture.save(file, "PNG")
+
+
+def write_results(photographs: dict[str, str], failures: dict[str, str], folders: Folders, crf: bool) -> None:
+    """Write ``results.json`` and ``index.html``."""
+    results = []
+
+    def cards() -> Iterator[Card]:
+        sources = Sources(folders.images, folders.eigs)
+        for number, (image_id, name) in enumerate(photographs.items()):
+            result = _result(image_id, name, folders)
+            results.append(result)
+            if number < MAX_CARDS:
+                yield _card(image_id, result, folders, sources, crf)
+
+    description = (
+        "Each photograph, the first eigenvectors of its graph of patches, counted from 0, the mask of the main object, "
+        "segments, and the object cut out. Full size: folders masks and cutouts."
+    )
+    if len(photographs) > MAX_CARDS:
+        description += f" Here are the first {MAX_CARDS} of {len(photographs)} photographs."
+    write_page(folders.output / "index.html", "Objects", cards(), description, THUMBNAIL_HEIGHT)
+    content = {"images": results, "failed": failures, "boxes": "(xmin, ymin, xmax, ymax) in pixels, maxima exclusive"}
+    with atomic_write(folders.output / "results.json") as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode())
+
+
+def _result(image_id: str, name: str, folders: Folders) -> dict[str, Any]:
+    mask = load_labels(folders.masks / f"{image_id}.png")
+    box = object_box(mask > 0)
+    return {
+        "id": image_id,
+        "file": name,
+        "width": mask.shape[1],
+        "height": mask.shape[0],
+        "box": None if box is None else list(box),
+        "object_share": round(float((mask > 0).mean()), 4),
+        "mask": f"masks/{image_id}.png",
+        "cutout": f"cutouts/{image_id}.png",
+    }
+
+
+def _card(image_id: str, result: dict[str, Any], folders: Folders, sources: Sources, crf: bool) -> Card:
+    card = load_card(image_id, sources, THUMBNAIL_HEIGHT)
+    size = card.panels[0][1].size
+    with (
+        Image.open(folders.masks / f"{image_id}.png") as mask,
+        Image.open(folders.cutouts / f"{image_id}.png") as cutout,
+    ):
+        panels = [("mask", mask.resize(size)), ("cut-out", cutout.resize(size, Image.Resampling.LANCZOS))]
+    segments = load_labels((folders.segment_crf if crf else folders.segment_patches) / f"{image_id}.png")
+    panels.insert(1, ("segments", fit_height(label_picture(segments), THUMBNAIL_HEIGHT)))
+    notes = {"photograph": result["file"], "size": f"{result['width']} × {result['height']}"}
+    notes["box"] = "none: the mask is empty" if result["box"] is None else ", ".join(map(str, result["box"]))
+    photograph, _, *eigenvectors = card.panels  # number 0 is constant
+    return Card(image_id, [photograph, *eigenvectors, *panels], notes, link=result["cutout"])

@@ -1,0 +1,91 @@
+"""From clusters to semantic maps, and from label maps to sharp edges."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from spectralseg.clusters import semantic_map
+from spectralseg.crf import CrfSettings, dense_crf, require_pydensecrf, upscale_labels
+from spectralseg.errors import InputError
+from spectralseg.images import load_image, read_images_list
+from spectralseg.stage import Stage, describe_file, provenance
+from spectralseg.storage import field, list_ids, load_labels, load_list, save_labels
+
+
+def extract_semantic_segmentations(
+    segmentations_dir: str,
+    bbox_clusters_file: str,
+    output_dir: str,
+    cluster_offset: int = 1,
+    overwrite: bool = False,
+) -> None:
+    """The command of that name; see its documentation in ``extract.py``."""
+    clusters = {}
+    for record in load_list(bbox_clusters_file):
+        labels = field(record, "segment_indices", bbox_clusters_file)
+        clusters[record["id"]] = (
+            [int(label) for label in labels],
+            [int(cluster) for cluster in field(record, "clusters", bbox_clusters_file)],
+        )
+    arguments = {"cluster_offset": cluster_offset, "bbox_clusters": describe_file(bbox_clusters_file)}
+    stage = Stage("extract_semantic_segmentations", output_dir, ".png", arguments, overwrite)
+    ids = sorted({*list_ids(segmentations_dir, ".png"), *clusters})
+
+    def work(image_id: str) -> None:
+        path = Path(segmentations_dir) / f"{image_id}.png"
+        if image_id not in clusters:
+            raise InputError(f"{bbox_clusters_file} has no entry for it")
+        save_labels(stage.output(image_id), semantic_map(load_labels(path), *clusters[image_id], cluster_offset))
+
+    stage.run(work, stage.begin(ids))
+    stage.finish()
+
+
+def extract_crf_segmentations(
+    images_list: str,
+    images_root: str,
+    segmentations_dir: str,
+    output_dir: str,
+    num_classes: int = 21,
+    downsample_factor: int = 16,
+    multiprocessing: int = 0,
+    settings: CrfSettings | None = None,
+    overwrite: bool = False,
+) -> None:
+    """The command of that name; see its documentation in ``extract.py``."""
+    require_pydensecrf()
+    settings = settings or CrfSettings()
+    if not 2 <= num_classes <= 256:
+        raise InputError(f"--num_classes {num_classes}: there must be 2 to 256")
+    if downsample_factor < 1 or settings.it < 1:
+        raise InputError("--downsample_factor and --it must be at least 1")
+    files = read_images_list(images_list, images_root)
+    if not Path(segmentations_dir).is_dir():
+        raise InputError(f"no such segmentations_dir: {segmentations_dir}")
+    arguments = {"num_classes": num_classes, "downsample_factor": downsample_factor, **vars(settings)}
+    arguments["segmentations"] = provenance(segmentations_dir)
+    stage = Stage("extract_crf_segmentations", output_dir, ".png", arguments, overwrite)
+    paths = {image_id: Path(images_root) / name for image_id, name in files.items()}
+    work = functools.partial(
+        _sharpen, paths, Path(segmentations_dir), stage.folder, num_classes, downsample_factor, settings
+    )
+    stage.run(work, stage.begin(files), multiprocessing)
+    stage.finish()
+
+
+def _sharpen(
+    paths: dict[str, Path],
+    segmentations_dir: Path,
+    folder: Path,
+    num_classes: int,
+    step: int,
+    settings: CrfSettings,
+    image_id: str,
+) -> None:
+    labels = load_labels(segmentations_dir / f"{image_id}.png")
+    if num_classes == 2 and np.isin(labels, (0, 255)).all():
+        labels = (labels > 0).astype(np.uint8)
+    image = np.array(load_image(paths[image_id]))
+    labels = upscale_labels(labels, *image.shape[:2], step)
+    save_labels(folder / f"{image_id}.png", dense_crf(image, labels, num_classes, settings))
