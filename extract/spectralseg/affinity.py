@@ -16,7 +16,7 @@ from torch.nn import functional
 
 KNN_SETTINGS = ((20, 2.0), (10, 0.1))  # (neighbours, weight of the position beside the colour)
 RW_BETA = 900.0  # 1 / 0.033^2, rounded
-PANEL = 512
+PANEL = 256  # rows of F F' at a time
 
 
 def gram(features: Tensor) -> Tensor:

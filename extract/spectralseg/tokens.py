@@ -212,7 +212,7 @@ class _ChunkedAttention(nn.Module):
         for head in range(batch * self.num_heads):
             for start in range(0, count, self.CHUNK):
                 rows = slice(start, start + self.CHUNK)
-                weights = (queries[head, rows] @ keys[head]).float().softmax(dim=-1).to(values.dtype)
+                weights = (queries[head, rows] @ keys[head]).softmax(dim=-1)
                 output[head, rows] = weights @ values[head]
         return self.proj(output.view(batch, self.num_heads, count, -1).transpose(1, 2).reshape(batch, count, width))
 

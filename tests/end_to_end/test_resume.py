@@ -1,0 +1,76 @@
+"""A run that is killed half-way and started again ends with the files of a run that was not."""
+
+import signal
+import time
+
+import pytest
+import torch
+
+from running import contents, run_extract, start_extract
+from shared_data import voc2007_images
+
+pytestmark = pytest.mark.slow
+
+
+def files(output):
+    return list(output.glob("*.pth")) if output.is_dir() else []
+
+
+def kill_half_way(flags, output, count):
+    """Start a command, and kill it when it has written half of ``count`` files."""
+    process = start_extract(*flags)
+    end = time.monotonic() + 300
+    while len(files(output)) < count // 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)  # its workers, if any, have to notice by themselves
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    written = len(files(output))
+    assert count // 2 <= written < count
+    return written
+
+
+def check(flags, output, uninterrupted, ids, *, extra=()):
+    """Kill, start again, and compare with the files of an uninterrupted run."""
+    written = kill_half_way([*flags, f"--output_dir={output}", *extra], output, len(ids))
+    before = {path: path.stat().st_mtime_ns for path in files(output)}
+    result = run_extract(*flags, f"--output_dir={output}", *extra, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert " 0 failed, " in result.stderr.splitlines()[-1]
+    assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
+    assert len(before) >= written
+
+    result = run_extract(*flags, f"--output_dir={uninterrupted}", timeout=600)
+    assert result.returncode == 0, result.stderr
+    expected, found = contents(uninterrupted), contents(output)
+    assert found.keys() == expected.keys() == {"stage.json", *(f"{image_id}.pth" for image_id in ids)}
+    assert [name for name in expected if found[name] != expected[name]] == []
+    for path in files(output):
+        assert torch.load(path, weights_only=True)["id"] == path.stem
+
+
+def features_of(images, tmp_path, **flags):
+    images_list = tmp_path / "images.txt"
+    images_list.write_text("".join(f"{path.name}\n" for path in images))
+    flags = {"images_list": images_list, "images_root": images[0].parent, "batch_size": 1, **flags}
+    return ["extract_features", *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def test_voc2007_with_patch_statistics(tmp_path):
+    """All 300 photographs: features in one process, eigenvectors in two, one of which may outlive its parent."""
+    images = voc2007_images()
+    assert len(images) == 300
+    ids = [path.stem for path in images]
+    features = tmp_path / "features"
+    flags = features_of(images, tmp_path, model_name="lab_hog")
+    check(flags, features, tmp_path / "features-uninterrupted", ids)
+    flags = ["extract_eigs", f"--images_root={images[0].parent}", f"--features_dir={features}", "--K=5"]
+    check(flags, tmp_path / "eigs", tmp_path / "eigs-uninterrupted", ids, extra=["--multiprocessing=2"])
+
+
+def test_voc2007_with_a_vision_transformer(tmp_path, standin_weights):
+    images = voc2007_images()[:10]
+    flags = features_of(images, tmp_path, model_name="dino_vits16", weights=standin_weights("dino_vits16"))
+    check(flags, tmp_path / "features", tmp_path / "uninterrupted", [path.stem for path in images])

@@ -1,0 +1,139 @@
+"""``run``: from a folder of one's own photographs to masks, cut-outs, boxes and a page."""
+
+import builtins
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import extract
+from shared_data import SAMPLES
+from spectralseg.api import object_box
+from spectralseg.cli import main
+from spectralseg.commands.run import find_photographs
+from spectralseg.errors import InputError
+
+
+def run(images: Path, output: Path, *more: object) -> None:
+    arguments = ["run", "--images", images, "--output", output, "--model_name", "lab_hog", *more]
+    main(extract.COMMANDS, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Other formats and sub-folders, a large photograph, one on its side, a file that is no image."""
+    folder = tmp_path / "photographs"
+    (folder / "holiday").mkdir(parents=True)
+    coffee = Image.open(SAMPLES / "images" / "coffee.jpg")
+    coffee.resize((1200, 800)).save(folder / "large.WEBP")
+    coffee.save(folder / "holiday" / "cup.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.open(SAMPLES / "images" / "chelsea.jpg").save(folder / "turned.jpg", exif=exif)
+    (folder / "broken.jpg").write_text("no image")
+    (folder / "notes.txt").write_text("no image either")
+    return folder
+
+
+def test_photographs_of_all_kinds(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stop:
+        run(photographs, out)
+    assert "1 of 4 photographs failed" in str(stop.value.code)
+    printed = capsys.readouterr()
+    assert re.search(r"broken failed: .*broken.jpg cannot be read as an image", printed.err)
+    assert printed.out.strip().endswith(f"3 of 4 photographs -> {out / 'index.html'}")
+
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["failed"]) == ["broken"]
+    sizes = {"holiday__cup": (600, 400), "large": (1200, 800), "turned": (300, 451)}
+    assert {result["id"]: (result["width"], result["height"]) for result in results["images"]} == sizes
+    for result in results["images"]:
+        mask, cutout = Image.open(out / result["mask"]), Image.open(out / result["cutout"])
+        assert mask.size == cutout.size == sizes[result["id"]]
+        assert set(np.unique(mask)) <= {0, 255}
+        assert cutout.mode == "RGBA"
+        np.testing.assert_array_equal(np.array(cutout)[..., 3], np.array(mask))
+        box = object_box(np.array(mask) > 0)
+        assert result["box"] == (None if box is None else list(box))
+    with Image.open(out / "images" / "large.png") as working_copy:
+        assert working_copy.size == (640, 427)
+    for folder in ("features", "eigs", "single_region_segmentation/patches", "multi_region_segmentation/patches"):
+        files = [path for path in (out / folder).iterdir() if path.name != "stage.json"]
+        assert {path.stem for path in files} == set(sizes), folder
+
+    page = (out / "index.html").read_text()
+    assert all(name in page for name in sizes)
+    assert not re.search(r"(src|href)=\"?https?:", page)
+
+
+def test_a_second_run_does_nothing_again_and_a_new_photograph_joins(tmp_path: Path):
+    photographs, out = tmp_path / "photographs", tmp_path / "out"
+    photographs.mkdir()
+    shutil.copy(SAMPLES / "images" / "chelsea.jpg", photographs)
+    run(photographs, out)
+    stages = ("images", "features", "eigs", "single_region_segmentation/patches", "masks", "cutouts")
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for stage in stages for path in (out / stage).glob("*.p*")}
+
+    before = files()
+    shutil.copy(SAMPLES / "images" / "rocket.jpg", photographs)
+    run(photographs, out)
+    after = files()
+    assert before.items() <= after.items()
+    assert {path.stem for path in after.keys() - before.keys()} == {"rocket"}
+
+
+def test_other_arguments_in_a_filled_folder(tmp_path: Path):
+    run(SAMPLES / "images", tmp_path, "--nocrf")
+    with pytest.raises(SystemExit, match="K=5 instead of 6"):
+        run(SAMPLES / "images", tmp_path, "--nocrf", "--K", 6)
+    run(SAMPLES / "images", tmp_path, "--nocrf", "--K", 6, "--overwrite")
+
+
+def test_without_pydensecrf_it_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    original = builtins.__import__
+
+    def refuse(name: str, *args: object, **kwargs: object) -> object:
+        if name.startswith("pydensecrf"):
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    run(SAMPLES / "images", tmp_path)
+    assert "going on without the CRF" in capsys.readouterr().err
+    assert len(list((tmp_path / "masks").glob("*.png"))) == 4
+    assert not (tmp_path / "single_region_segmentation" / "crf").exists()
+
+
+def test_names_that_would_collide(tmp_path: Path):
+    for name in ("a/x.jpg", "b/x.jpg", "x.jpg", "x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    ids = {"a__x": "a/x.jpg", "b__x": "b/x.jpg", "x_jpg": "x.jpg", "x_png": "x.png"}
+    assert find_photographs(tmp_path, tmp_path / "out") == ids
+    (tmp_path / "a__x.jpg").touch()
+    with pytest.raises(InputError, match="both be called 'a__x_jpg'"):
+        find_photographs(tmp_path, tmp_path / "out")
+
+
+def test_results_inside_the_folder_of_photographs_are_no_photographs(tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    for name in ("x.jpg", "out/y.png", ".hidden.jpg"):
+        (tmp_path / name).touch()
+    assert find_photographs(tmp_path, tmp_path / "out") == {"x": "x.jpg"}
+
+
+def test_nothing_to_do(tmp_path: Path):
+    with pytest.raises(SystemExit, match="no image in"):
+        run(tmp_path, tmp_path / "out")
+    with pytest.raises(SystemExit, match="no such folder"):
+        run(tmp_path / "absent", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

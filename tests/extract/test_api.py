@@ -1,0 +1,74 @@
+"""The function interface gives what the command line gives."""
+
+import doctest
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import extract
+import spectralseg.api
+from shared_data import PROJECT, SAMPLES
+from spectralseg.api import Segmenter, object_box
+from spectralseg.cli import main
+from spectralseg.errors import InputError
+
+
+def test_equals_the_stages(tmp_path):
+    images = ("--images_root", str(SAMPLES / "images"))
+    features, eigs, masks, segments = (str(tmp_path / name) for name in ("f", "e", "m", "s"))
+    for command in (
+        ("extract_features", "--images_list", str(SAMPLES / "images.txt"), *images, "--model_name", "lab_hog")
+        + ("--batch_size", "1", "--output_dir", features),
+        ("extract_eigs", *images, "--features_dir", features, "--output_dir", eigs, "--K", "5"),
+        ("extract_single_region_segmentations", "--features_dir", features, "--eigs_dir", eigs, "--output_dir", masks),
+        (
+            "extract_multi_region_segmentations",
+            "--features_dir",
+            features,
+            "--eigs_dir",
+            eigs,
+            "--output_dir",
+            segments,
+        ),
+    ):
+        main(extract.COMMANDS, list(command))
+    segmenter = Segmenter("lab_hog")
+    for name in ("coffee", "rocket"):
+        result = segmenter(Image.open(SAMPLES / "images" / f"{name}.jpg"))
+        record = torch.load(tmp_path / "e" / f"{name}.pth", weights_only=True)
+        np.testing.assert_allclose(result.eigenvectors.reshape(5, -1), record["eigenvectors"], atol=1e-5)
+        mask, segments_map = (np.array(Image.open(tmp_path / kind / f"{name}.png")) for kind in "ms")
+        step, (rows, columns) = result.step, record["grid"]
+        covered = slice(0, rows * step, step), slice(0, columns * step, step)
+        np.testing.assert_array_equal(result.mask[covered], mask)
+        np.testing.assert_array_equal(result.segments[covered], segments_map)
+        assert result.box == object_box(result.mask)
+
+
+def test_crf_and_colour():
+    pytest.importorskip("pydensecrf")
+    image = Image.open(SAMPLES / "images" / "chelsea.jpg")
+    result = Segmenter("lab_hog")(image, color_lambda=10.0, crf=True)
+    assert result.mask.shape == result.segments.shape == (300, 451)
+    assert result.mask.any()
+
+
+def test_errors():
+    with pytest.raises(InputError, match="smaller than one patch"):
+        Segmenter("lab_hog")(Image.new("RGB", (10, 40)))
+    with pytest.raises(InputError, match="K=5"):
+        Segmenter("lab_hog")(Image.new("RGB", (32, 32)))
+
+
+def test_example_of_the_docstring(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(PROJECT)
+    assert doctest.testmod(spectralseg.api).failed == 0
+
+
+def test_box_of_the_largest_component():
+    mask = np.zeros((6, 8), dtype=bool)
+    mask[0, 0] = mask[2:5, 3:7] = True
+    assert object_box(mask) == (3, 2, 7, 5)
+    assert object_box(np.zeros((2, 2), dtype=bool)) is None

@@ -1,0 +1,242 @@
+"""One bad image or file among good ones: it is reported and counted, the others are done, and the status is 1."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from extract import extract_eigs, extract_features
+from running import eigs_flags, features_flags, picture, write_pictures
+from spectralseg.cli import main
+from spectralseg.lab_hog import LabHog
+
+PATCH = 16
+
+
+def run(flags, capsys):
+    """Run a command; return its error message (None if it went well) and the lines on stderr before it."""
+    message = None
+    try:
+        main([extract_features, extract_eigs], flags)
+    except SystemExit as stop:
+        message = stop.code
+        assert isinstance(message, str)
+        assert "\n" not in message
+    text = capsys.readouterr().err.replace("\r", "\n")
+    assert "Traceback" not in text
+    return message, text.splitlines()
+
+
+def reported(lines, command):
+    """id -> why it failed, from the lines of a run."""
+    found = {}
+    for line in lines:
+        before, word, reason = line.partition(" failed: ")
+        if word:
+            found[before.rpartition(f"{command}: ")[2].strip()] = reason
+    return found
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Good images of every kind, and bad ones of every kind."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    image = picture(1, 80, 48)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    good = {"rgb.png", "grey.png", "rgba.png", "palette.png", "deep.png", "cmyk.jpg", "turned.jpg", "one-patch.png"}
+    image.save(folder / "rgb.png")
+    image.convert("L").save(folder / "grey.png")
+    image.convert("RGBA").save(folder / "rgba.png")
+    image.quantize(8).save(folder / "palette.png")
+    Image.fromarray(np.array(image.convert("L")).astype(np.uint16) * 257).save(folder / "deep.png")
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    image.save(folder / "turned.jpg", exif=exif)
+    image.crop((0, 0, 16, 16)).save(folder / "one-patch.png")
+    assert {path.name for path in folder.iterdir()} == good
+
+    reasons = {}
+    for name, content, reason in [
+        ("empty.jpg", b"", "cannot be read as an image"),
+        ("text.jpg", b"\xef\xbb\xbfnot an image\r\n", "cannot be read as an image"),
+        ("cut-png.png", (folder / "rgb.png").read_bytes()[:-500], "cannot be read as an image"),
+        ("cut-jpg.jpg", (folder / "turned.jpg").read_bytes()[:-500], "cannot be read as an image"),
+    ]:
+        (folder / name).write_bytes(content)
+        reasons[name] = reason
+    image.crop((0, 0, 1, 1)).save(folder / "pixel.png")
+    image.crop((0, 0, 80, 15)).save(folder / "flat.png")
+    Image.new("1", (20000, 10000)).save(folder / "bomb.png")  # 27 kB that would become 600 MB of pixels
+    reasons["pixel.png"] = "an image of 1x1 pixels is smaller than one patch of 16 pixels"
+    reasons["flat.png"] = "an image of 80x15 pixels is smaller than one patch of 16 pixels"
+    reasons["bomb.png"] = "cannot be read as an image"
+    return folder, good, reasons
+
+
+@pytest.mark.parametrize("options", [[], ["--num_workers=2"], ["--batch_size=4"]], ids=lambda options: str(*options))
+def test_bad_images_among_good_ones(mixed, options, tmp_path, capsys):
+    folder, good, reasons = mixed
+    output = tmp_path / "features"
+    flags = [*features_flags(folder, output), *options]
+    message, lines = run(flags, capsys)
+
+    assert message == f"error: {len(reasons)} of {len(good) + len(reasons)} images failed in extract_features: " + (
+        "see the lines above"
+    )
+    found = reported(lines, "extract_features")
+    assert found.keys() == {name.partition(".")[0] for name in reasons}
+    for name, reason in reasons.items():
+        assert reason in found[name.partition(".")[0]]
+    summary = f"extract_features: {len(good)} written, 0 already there, {len(reasons)} failed, in "
+    assert lines[-1].startswith(summary)
+    assert json.loads((output / "stage.json").read_text())["counts"] == {"files": len(good), "failed": len(reasons)}
+
+    expected = {name.partition(".")[0] + ".pth" for name in good}
+    assert {path.name for path in output.iterdir()} == expected | {"stage.json"}
+    shapes = {path.stem: torch.load(path)["shape"] for path in output.glob("*.pth")}
+    sizes = {"turned": (80, 48), "one-patch": (16, 16)}
+    assert shapes == {image_id: (1, 3, *sizes.get(image_id, (48, 80))) for image_id in shapes}
+
+    message, lines = run(flags, capsys)  # again: only the bad ones are tried
+    assert message is not None
+    assert lines[-1].startswith(f"extract_features: 0 written, {len(good)} already there, {len(reasons)} failed, in ")
+
+
+def test_conversions_agree(mixed, tmp_path, capsys):
+    """Grey, deep grey, RGBA and palette pictures give the features of what they show."""
+    folder, _, _ = mixed
+    with Image.open(folder / "grey.png") as grey, Image.open(folder / "palette.png") as palette:
+        grey.convert("RGB").save(folder / "grey-as-rgb.png")
+        palette.convert("RGB").save(folder / "palette-as-rgb.png")
+    pairs = {"grey": "grey-as-rgb", "deep": "grey-as-rgb", "rgba": "rgb", "palette": "palette-as-rgb"}
+    names = [f"{image_id}.png" for image_id in {*pairs, *pairs.values()}]
+    assert run(features_flags(folder, tmp_path / "features", names), capsys)[0] is None
+    keys = {name: torch.load(tmp_path / "features" / f"{name[:-4]}.pth")["k"] for name in names}
+    for name, other in pairs.items():
+        assert torch.equal(keys[f"{name}.png"], keys[f"{other}.png"])
+    assert not torch.equal(keys["rgb.png"], keys["grey.png"])
+
+
+def test_images_too_large_for_the_memory(tmp_path, capsys, monkeypatch):
+    """A batch that is too large is taken image by image; an image that is too large is reported."""
+    images = write_pictures(tmp_path / "images", 3)
+    picture(3, 160, 128).save(images / "large.png")
+    forward = LabHog.forward
+    batches = []
+
+    def small_memory(self, pixels):
+        batches.append(tuple(pixels.shape))
+        if pixels.numel() > 3 * 80 * 64:
+            on_a_cpu = RuntimeError("alloc_cpu.cpp: can't allocate memory")
+            raise torch.OutOfMemoryError if len(pixels) > 1 else on_a_cpu
+        return forward(self, pixels)
+
+    monkeypatch.setattr(LabHog, "forward", small_memory)
+    flags = [*features_flags(images, tmp_path / "features"), "--batch_size=3"]
+    message, lines = run(flags, capsys)
+    assert message == "error: 1 of 4 images failed in extract_features: see the lines above"
+    assert reported(lines, "extract_features") == {
+        "large": "out of memory with an image of 160x128: --resize the images"
+    }
+    assert batches == [(3, 3, 64, 80), *[(1, 3, 64, 80)] * 3, (1, 3, 128, 160)]
+    assert any("out of memory with 3 images of 80x64: one by one now" in line for line in lines)
+    assert len(list((tmp_path / "features").glob("*.pth"))) == 3
+
+
+def test_only_bad_images(tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"")
+    message, lines = run(features_flags(folder, tmp_path / "features"), capsys)
+    assert message == "error: 1 of 1 images failed in extract_features: see the lines above"
+    assert [path.name for path in (tmp_path / "features").iterdir()] == ["stage.json"]
+
+
+@pytest.fixture
+def features(tmp_path, capsys):
+    """Features of three images of 80 x 64 pixels: 4 rows of 5 patches."""
+    images = write_pictures(tmp_path / "images", 3)
+    assert run(features_flags(images, tmp_path / "features"), capsys)[0] is None
+    return images, tmp_path / "features"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def with_nan(path):
+    record = torch.load(path)
+    record["k"][0, 7, 3] = float("nan")
+    torch.save(record, path)
+
+
+def without_keys(path):
+    record = torch.load(path)
+    del record["k"]
+    torch.save(record, path)
+
+
+def without_shape(path):
+    record = torch.load(path)
+    del record["shape"]
+    torch.save(record, path)
+
+
+def of_another_grid(path):
+    record = torch.load(path)
+    record["k"] = record["k"][:, :-1]
+    torch.save(record, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason", "multiprocessing"),
+    [
+        (cut, "image1.pth cannot be read", 0),
+        (lambda path: path.write_bytes(b""), "image1.pth cannot be read", 0),
+        (lambda path: torch.save([1, 2], path), "image1.pth holds a list, not a record", 0),
+        (without_keys, "image1.pth has no features 'k'", 0),
+        (without_shape, "image1.pth has no field 'shape'", 0),
+        (of_another_grid, "do not fit 4x5 patches of an image of 80x64 pixels", 0),
+        (with_nan, "NaN", 0),
+        pytest.param(with_nan, "NaN", 2, marks=pytest.mark.slow),
+    ],
+    ids=["cut", "empty", "list", "no keys", "no shape", "other grid", "NaN", "NaN in processes"],
+)
+def test_bad_features_among_good_ones(features, damage, reason, multiprocessing, tmp_path, capsys):
+    images, folder = features
+    damage(folder / "image1.pth")
+    flags = [*eigs_flags(images, folder, tmp_path / "eigs"), f"--multiprocessing={multiprocessing}"]
+    message, lines = run(flags, capsys)
+    assert message == "error: 1 of 3 images failed in extract_eigs: see the lines above"
+    found = reported(lines, "extract_eigs")
+    assert found.keys() == {"image1"}
+    assert reason in found["image1"]
+    assert lines[-1].startswith("extract_eigs: 2 written, 0 already there, 1 failed, in ")
+    assert {path.name for path in (tmp_path / "eigs").iterdir()} == {"image0.pth", "image2.pth", "stage.json"}
+
+
+def test_image_that_is_gone_or_another_when_colour_is_asked_for(features, tmp_path, capsys):
+    images, folder = features
+    (images / "image0.png").unlink()
+    picture(5, 81, 64).save(images / "image2.png")
+    flags = [*eigs_flags(images, folder, tmp_path / "eigs"), "--image_color_lambda=10"]
+    message, lines = run(flags, capsys)
+    assert message == "error: 2 of 3 images failed in extract_eigs: see the lines above"
+    found = reported(lines, "extract_eigs")
+    assert found["image0"] == f"no image 'image0.png' in {images}"
+    assert "has 81x64 pixels, its features came from 80x64" in found["image2"]
+    assert {path.name for path in (tmp_path / "eigs").iterdir()} == {"image1.pth", "stage.json"}
+
+
+def test_more_eigenvectors_than_an_image_has(tmp_path, capsys):
+    """Laplacians have K eigenvectors for K patches at most: an image with fewer is reported."""
+    images = write_pictures(tmp_path / "images", 1)
+    picture(7, 32, 16).save(images / "small.png")  # 2 patches
+    assert run(features_flags(images, tmp_path / "features"), capsys)[0] is None
+    message, lines = run(eigs_flags(images, tmp_path / "features", tmp_path / "eigs"), capsys)
+    assert message == "error: 1 of 2 images failed in extract_eigs: see the lines above"
+    assert reported(lines, "extract_eigs").keys() == {"small"}
+    assert (tmp_path / "eigs" / "image0.pth").exists()

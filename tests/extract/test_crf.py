@@ -1,0 +1,85 @@
+"""The dense CRF: recorded label maps, upscaling by hand, errors."""
+
+import builtins
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from shared_data import reference
+from spectralseg.crf import CrfSettings, dense_crf, require_pydensecrf, upscale_labels
+from spectralseg.errors import InputError
+
+CASES = [(image, classes, patch) for image in ("astronaut", "coffee") for classes, patch in ((2, 16), (21, 16), (4, 8))]
+
+
+@pytest.mark.parametrize(("image", "classes", "patch"), CASES)
+def test_recorded_label_maps(image: str, classes: int, patch: int):
+    pytest.importorskip("pydensecrf")
+    recorded = np.load(reference("regions.npz"))
+    key = f"crf/{image}/C{classes}_P{patch}"
+    pixels = np.array(Image.open(reference(f"images/{image}.png")).convert("RGB"))
+    upscaled = upscale_labels(recorded[f"{key}/segmap"], *pixels.shape[:2], patch)
+    np.testing.assert_array_equal(upscaled, recorded[f"{key}/upscaled"])
+    labels = dense_crf(pixels, upscaled, classes, CrfSettings())
+    assert (labels == recorded[f"{key}/labels"]).mean() >= 0.999
+
+
+def test_upscaling_by_hand():
+    # 5x5 pixels, patches of 2: the 4x4 at the top left patch by patch, the rest from the map stretched to 5x5
+    upscaled = upscale_labels(np.array([[1, 2], [3, 4]], dtype=np.uint8), 5, 5, 2)
+    expected = [
+        [1, 1, 2, 2, 2],
+        [1, 1, 2, 2, 2],
+        [3, 3, 4, 4, 2],
+        [3, 3, 4, 4, 4],
+        [3, 3, 3, 4, 4],
+    ]
+    np.testing.assert_array_equal(upscaled, expected)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 3), st.integers(0, 3))
+def test_upscaling_repeats_whole_patches(rows: int, columns: int, below: int, right: int):
+    labels = np.arange(rows * columns, dtype=np.uint8).reshape(rows, columns)
+    upscaled = upscale_labels(labels, 4 * rows + below, 4 * columns + right, 4)
+    np.testing.assert_array_equal(upscaled[: 4 * rows : 4, : 4 * columns : 4], labels)
+    np.testing.assert_array_equal(upscaled[3 : 4 * rows : 4, 3 : 4 * columns : 4], labels)
+
+
+def test_full_size_maps_stay_and_small_images_work():
+    labels = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    np.testing.assert_array_equal(upscale_labels(labels, 2, 3, 16), labels)
+    np.testing.assert_array_equal(upscale_labels(labels[:1, :1], 3, 5, 16), np.zeros((3, 5)))
+
+
+def test_edges_move_to_the_edges_of_the_image():
+    pytest.importorskip("pydensecrf")
+    image = np.zeros((40, 40, 3), dtype=np.uint8)
+    image[:, 20:] = 255
+    labels = np.zeros((40, 40), dtype=np.uint8)
+    labels[:, 24:] = 1  # four pixels off the edge
+    np.testing.assert_array_equal(dense_crf(image, labels, 2, CrfSettings()), image[..., 0] // 255)
+
+
+def test_errors():
+    pytest.importorskip("pydensecrf")
+    image = np.zeros((4, 4, 3), dtype=np.uint8)
+    with pytest.raises(InputError, match="label 5 in a map of 3 classes"):
+        dense_crf(image, np.full((4, 4), 5, dtype=np.uint8), 3, CrfSettings())
+    with pytest.raises(InputError, match="does not fit"):
+        dense_crf(image, np.zeros((4, 5), dtype=np.uint8), 3, CrfSettings())
+
+
+def test_without_pydensecrf_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    original = builtins.__import__
+
+    def refuse(name: str, *args: object, **kwargs: object) -> object:
+        if name.startswith("pydensecrf"):
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(InputError, match="pip install pydensecrf2"):
+        require_pydensecrf()

@@ -1,0 +1,261 @@
+"""Weights from an address: fetched once, checked, and never kept by halves."""
+
+import http.server
+import os
+import shutil
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from running import environment, error_line, run_extract, write_pictures
+from spectralseg import backbones, weights
+from spectralseg.backbones import Source, load_backbone
+from spectralseg.errors import InputError, OutputError
+from spectralseg.weights import download
+
+MODEL = "test_vit"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """torch.hub's folder for weights, empty."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    path = tmp_path / "checkpoint.pth"
+    torch.save(load_backbone(MODEL, "random").model.state_dict(), path)
+    return path
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves the same for every address, and notes what was asked for."""
+
+    def __init__(self, data: bytes, status: int = 200, length: int | None = -1, stall: bool = False) -> None:
+        self.data, self.status, self.stall = data, status, stall
+        self.length = len(data) if length == -1 else length
+        self.requests: list[str] = []
+        self.released = threading.Event()
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server_port}/some/checkpoint.pth"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        self.send_response(self.server.status)
+        if self.server.length is not None:
+            self.send_header("Content-Length", str(self.server.length))
+        self.end_headers()
+        self.wfile.write(self.server.data)
+        if self.server.stall:
+            self.wfile.flush()
+            self.server.released.wait(20)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve():
+    """Server arguments -> a running server."""
+    servers = []
+
+    def start(*arguments: object, **options: object) -> Server:
+        server = Server(*arguments, **options)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.released.set()
+        server.shutdown()
+        server.server_close()
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def files(cache: Path) -> list[str]:
+    return sorted(os.listdir(cache)) if cache.exists() else []
+
+
+@pytest.mark.parametrize("announced", [True, False])  # Content-Length
+def test_fetched_once(announced, serve, checkpoint, cache):
+    server = serve(checkpoint.read_bytes(), length=-1 if announced else None)
+    path = download(server.address)
+    assert path.parent == cache
+    assert path.read_bytes() == checkpoint.read_bytes()
+    assert download(server.address) == path
+    assert server.requests == ["/some/checkpoint.pth"]
+    assert files(cache) == [path.name]
+
+
+def test_weights_from_an_address_are_those_of_the_file(serve, checkpoint):
+    server = serve(checkpoint.read_bytes())
+    loaded = [load_backbone(MODEL, source) for source in (server.address, f"file://{checkpoint}", str(checkpoint))]
+    for backbone in loaded:
+        for name, value in torch.load(checkpoint, weights_only=True).items():
+            assert torch.equal(backbone.model.state_dict()[name], value)
+    assert len(server.requests) == 1
+    assert len({backbone.weights.partition(" ")[2] for backbone in loaded}) == 1  # the checksum
+
+
+def test_file_addresses_are_fetched_once_too(checkpoint, cache):
+    path = download(f"file://{checkpoint}")
+    checkpoint.unlink()
+    assert download(f"file://{checkpoint}") == path
+    assert files(cache) == [path.name]
+
+
+def test_files_of_one_name_from_two_addresses_are_two_files(serve, checkpoint, cache):
+    other = checkpoint.with_name("other.pth")
+    torch.save({"norm.bias": torch.zeros(3)}, other)
+    first, second = serve(checkpoint.read_bytes()), serve(other.read_bytes())
+    paths = [download(server.address) for server in (first, second)]
+    assert [path.read_bytes() for path in paths] == [checkpoint.read_bytes(), other.read_bytes()]
+    assert len(files(cache)) == 2
+
+
+def test_published_weights_are_kept_where_torch_hub_keeps_them(checkpoint, cache, monkeypatch):
+    """Under the published name: whoever has them already from torch.hub does not fetch them again."""
+    cache.mkdir(parents=True)
+    shutil.copy(checkpoint, cache / "checkpoint.pth")
+    monkeypatch.setattr(weights.urllib.request, "urlopen", None)
+    assert download("https://dl.fbaipublicfiles.com/dino/folder/checkpoint.pth") == cache / "checkpoint.pth"
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "reason"),
+    [
+        (b"", {"status": 404}, "Not Found"),
+        (b"", {"status": 500}, "Internal Server Error"),
+        (b"<html>please log in</html>", {}, "what came is no checkpoint"),
+        (b"", {}, "what came is no checkpoint"),
+        (b"PK half", {"length": 1000}, "the connection broke off after 7 of 1000 bytes"),
+        (b"PK half", {"length": None}, "what came is no checkpoint"),
+        (b"PK half", {"length": "many"}, "invalid literal"),
+    ],
+    ids=["404", "500", "html", "empty", "truncated", "truncated, no length", "foolish length"],
+)
+def test_what_does_not_arrive_is_not_kept(data, options, reason, serve, cache):
+    server = serve(data, **options)
+    for attempt in (1, 2):  # and so is tried again
+        with pytest.raises(ConnectionError, match=reason) as error:
+            download(server.address)
+        assert server.address in str(error.value)
+        assert files(cache) == []
+        assert len(server.requests) == attempt
+    with pytest.raises(InputError, match="cannot download the weights: http://127.0.0.1"):
+        load_backbone(MODEL, server.address)
+
+
+def test_a_truncated_checkpoint_is_not_kept(serve, checkpoint, cache):
+    """More than one chunk arrives before the connection ends."""
+    data = checkpoint.read_bytes() * 2
+    server = serve(data[: (1 << 20) + 1000], length=len(data))
+    with pytest.raises(ConnectionError, match=f"broke off after {(1 << 20) + 1000} of {len(data)} bytes"):
+        download(server.address)
+    assert files(cache) == []
+
+
+def test_a_server_that_falls_silent(serve, cache, monkeypatch):
+    monkeypatch.setattr(weights, "TIMEOUT_SECONDS", 0.3)
+    server = serve(b"PK half", length=1000, stall=True)
+    started = time.monotonic()
+    with pytest.raises(ConnectionError, match="timed out"):
+        download(server.address)
+    assert time.monotonic() - started < 10
+    assert files(cache) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:{port}/x.pth", "file:///absent/x.pth", "s3://bucket/x.pth", "://x", "http://[x.pth"]
+)
+def test_addresses_that_lead_nowhere(address, cache):
+    address = address.format(port=closed_port())
+    with pytest.raises(InputError) as error:
+        load_backbone(MODEL, address)
+    assert f"cannot download the weights: {address}: " in str(error.value)
+    assert files(cache) == []
+
+
+def test_a_cache_that_cannot_be_written(serve, checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
+    with pytest.raises(OutputError, match="cannot create the folder .*file"):
+        download(serve(checkpoint.read_bytes()).address)
+
+
+# --- published weights ---
+
+
+def test_published_weights(serve, checkpoint, cache, monkeypatch):
+    """The published address first, and timm's hub not at all."""
+    server = serve(checkpoint.read_bytes())
+    monkeypatch.setattr(backbones, "DINO_ADDRESS", server.address.removesuffix("some/checkpoint.pth"))
+    monkeypatch.setitem(backbones.SOURCES, "tiny", Source("test_vit", "folder/tiny.pth"))
+    monkeypatch.setattr(weights, "hub_without_retries", None)
+    for _ in range(2):
+        backbone = load_backbone("tiny")
+        assert torch.equal(
+            backbone.model.state_dict()["norm.bias"], torch.load(checkpoint, weights_only=True)["norm.bias"]
+        )
+    assert server.requests == ["/folder/tiny.pth"]
+
+
+@pytest.mark.parametrize("on_hub", [True, False])
+@pytest.mark.parametrize("data", [b"", b"<html>a captive portal</html>"])
+def test_no_published_weights_and_no_hub(data, on_hub, serve, cache, monkeypatch, tmp_path):
+    server = serve(data, status=200 if data else 404)
+    monkeypatch.setattr(backbones, "DINO_ADDRESS", server.address.removesuffix("some/checkpoint.pth"))
+    monkeypatch.setitem(backbones.SOURCES, "tiny", Source("test_vit.r160_in1k", "folder/tiny.pth", on_hub=on_hub))
+    monkeypatch.setattr(weights.hub_constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    with pytest.raises(InputError) as error:
+        load_backbone("tiny")
+    message = str(error.value)
+    assert message.startswith(f"the weights of tiny cannot be had ({backbones.DINO_ADDRESS}folder/tiny.pth: ")
+    assert message.endswith("download them elsewhere and pass --weights PATH")
+    assert ("timm hub test_vit.r160_in1k" in message) == on_hub
+    assert "\n" not in message
+    assert files(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "address"),
+    [
+        ("dino_vits16", "https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth"),
+        ("dinov2_vits14", "timm hub vit_small_patch14_dinov2.lvd142m"),
+    ],
+)
+def test_without_a_network_the_command_line_says_what_to_do(model, address, tmp_path):
+    images = write_pictures(tmp_path / "images", 1)
+    (tmp_path / "list.txt").write_text("image0.png\n")
+    proxy = f"http://127.0.0.1:{closed_port()}"
+    offline = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), proxy)
+    offline |= {"HF_HOME": str(tmp_path / "hub"), "TORCH_HOME": str(tmp_path / "torch"), "no_proxy": "", "NO_PROXY": ""}
+    result = run_extract(
+        *("extract_features", "--images_list", tmp_path / "list.txt", "--images_root", images),
+        *("--model_name", model, "--batch_size", 1, "--output_dir", tmp_path / "out"),
+        env=environment(**offline),
+    )
+    line = error_line(result)
+    assert address in line
+    assert line.endswith("download them elsewhere and pass --weights PATH")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,248 @@
+"""extract_eigs on features files made here: what it reads, what it writes, what it refuses."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from extract import extract_eigs
+from spectralseg.affinity import colour_grid, knn_affinity, rw_affinity
+from spectralseg.cli import main
+from spectralseg.commands import eigs
+from spectralseg.eigen import spectral_eigenvectors
+
+HEIGHT, WIDTH, PATCH = 197, 263, 16  # 12 x 16 patches, enough for the iteration with K = 5
+ROWS, COLUMNS = 12, 16
+
+
+def features_of(seed: int) -> torch.Tensor:
+    return torch.randn(1, ROWS * COLUMNS, 9, generator=torch.Generator().manual_seed(seed)).abs()
+
+
+def record_of(seed: int, **changes: object) -> dict:
+    record = {"k": features_of(seed), "id": f"image{seed}", "file": f"image{seed}.png", "indices": seed}
+    record |= {"model_name": "none", "patch_size": PATCH, "shape": (1, 3, HEIGHT, WIDTH), "q": features_of(seed + 100)}
+    return record | changes
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """images/ and features/ of two images."""
+    for name in ("images", "features"):
+        (tmp_path / name).mkdir()
+    for seed in (0, 1):
+        pixels = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"image{seed}.png")
+        torch.save(record_of(seed), tmp_path / "features" / f"image{seed}.pth")
+    return tmp_path
+
+
+def run(folder: Path, *more: object, **changes: object) -> dict[str, dict]:
+    flags = {"images_root": folder / "images", "features_dir": folder / "features", "output_dir": folder / "eigs"}
+    flags |= {"K": 5} | changes
+    arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+    main([extract_eigs], ["extract_eigs", *arguments, *map(str, more)])
+    return {path.stem: torch.load(path, weights_only=True) for path in Path(flags["output_dir"]).glob("*.pth")}
+
+
+def refused(folder: Path, *more: object, **changes: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        run(folder, *more, **changes)
+    assert isinstance(stop.value.code, str)
+    assert stop.value.code.startswith("error: ")
+    return stop.value.code
+
+
+def check(record: dict, expected: tuple[torch.Tensor, torch.Tensor]) -> None:
+    torch.testing.assert_close(record["eigenvalues"], expected[0], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(record["eigenvectors"], expected[1], atol=1e-5, rtol=1e-4)
+
+
+def test_what_it_writes(folder):
+    records = run(folder)
+    assert records.keys() == {"image0", "image1"}
+    for seed in (0, 1):
+        record = records[f"image{seed}"]
+        assert record.keys() == {
+            *("eigenvalues", "eigenvectors", "id", "shape", "grid", "step", "which_matrix", "file")
+        }
+        check(record, spectral_eigenvectors(features_of(seed)[0], 5))
+        assert record["eigenvalues"].dtype == record["eigenvectors"].dtype == torch.float32
+        assert tuple(record["shape"]) == (1, 3, HEIGHT, WIDTH)
+        assert (tuple(record["grid"]), record["step"], record["which_matrix"]) == ((ROWS, COLUMNS), PATCH, "laplacian")
+        assert (record["id"], record["file"]) == (f"image{seed}", f"image{seed}.png")
+
+
+def test_flags_reach_the_mathematics(folder):
+    for name, flags, options in (
+        ("raw", {"normalize": False, "lapnorm": False, "threshold_at_zero": False}, {}),
+        ("affinity", {"which_matrix": "affinity", "normalize": False}, {}),
+        ("fine", {"image_downsample_factor": 8}, {"grid": (12, 16), "resize_to": (24, 32)}),
+        ("coarse", {"image_downsample_factor": 24}, {"grid": (12, 16), "resize_to": (8, 10)}),
+    ):
+        record = run(folder, output_dir=folder / name, **flags)["image1"]
+        same = {key: value for key, value in flags.items() if key != "image_downsample_factor"}
+        check(record, spectral_eigenvectors(features_of(1)[0], 5, **same, **options))
+        assert tuple(record["grid"]) == options.get("resize_to", (ROWS, COLUMNS))
+        assert record["step"] == flags.get("image_downsample_factor", PATCH)
+
+
+def test_queries_instead_of_keys(folder):
+    check(run(folder, which_features="q")["image0"], spectral_eigenvectors(features_of(100)[0], 5))
+
+
+@pytest.mark.parametrize(("which", "affinity"), [("knn", knn_affinity), ("rw", rw_affinity)])
+@pytest.mark.parametrize("factor", [PATCH, 8])
+def test_colours_of_the_image(which, affinity, factor, folder):
+    """From the image cropped to 192 x 256 pixels, on the grid of the eigenvectors."""
+    grid = (192 // factor, 256 // factor)
+    colours = colour_grid(Image.open(folder / "images" / "image0.png"), (192, 256), grid)
+    flags = {"image_color_lambda": 3, "which_color_matrix": which, "image_downsample_factor": factor}
+    record = run(folder, **flags)["image0"]
+    resize_to = None if factor == PATCH else grid
+    expected = spectral_eigenvectors(
+        features_of(0)[0], 5, colour=affinity(colours), colour_lambda=3, grid=(ROWS, COLUMNS), resize_to=resize_to
+    )
+    check(record, expected)
+    assert (expected[0] - run(folder, output_dir=folder / "grey")["image0"]["eigenvalues"]).abs().max() > 1e-3
+
+
+def test_images_are_not_needed_without_colour(folder):
+    assert run(folder, images_root=folder / "absent").keys() == {"image0", "image1"}
+    message = refused(folder, images_root=folder / "absent", output_dir=folder / "colour", image_color_lambda=1)
+    assert message == f"error: no such images_root: {folder / 'absent'}"
+
+
+def test_files_of_the_published_code(folder):
+    """There indices is a tensor, shape a torch.Size, file and id may be lists of one."""
+    ours = run(folder, image_color_lambda=3)["image0"]
+    published = record_of(0, indices=torch.tensor([0]), shape=torch.Size((1, 3, HEIGHT, WIDTH)), file=["image0.png"])
+    torch.save(published | {"id": ["image0"]}, folder / "features" / "image0.pth")
+    theirs = run(folder, image_color_lambda=3, output_dir=folder / "theirs")["image0"]
+    check(theirs, (ours["eigenvalues"], ours["eigenvectors"]))
+    for name in ("id", "file", "shape", "grid", "step"):
+        assert theirs[name] == ours[name]
+
+
+@pytest.mark.slow
+def test_workers_give_what_one_process_gives(folder):
+    """By the iteration, and with the same signs."""
+    flags = {"image_color_lambda": 3}
+    here, workers = (run(folder, multiprocessing=n, output_dir=folder / f"eigs{n}", **flags) for n in (0, 2))
+    assert here.keys() == workers.keys()
+    for name, record in here.items():
+        check(workers[name], (record["eigenvalues"], record["eigenvectors"]))
+        assert {key: workers[name][key] for key in ("grid", "step", "shape", "file")} == {
+            key: record[key] for key in ("grid", "step", "shape", "file")
+        }
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"which_matrix": "graph"}, "no which_matrix 'graph'; known are laplacian, matting_laplacian, affinity"),
+        ({"which_color_matrix": "lab"}, "no which_color_matrix 'lab'; known are knn, rw"),
+        ({"solver": "fast"}, "no solver 'fast'; known are auto, dense"),
+        ({"K": 0}, "--K 0: ask for at least one eigenvector"),
+        ({"image_downsample_factor": 0}, "--image_downsample_factor 0: must be at least 1 pixel"),
+        ({"image_color_lambda": -1}, "--image_color_lambda -1.0: must not be negative"),
+        (
+            {"which_matrix": "affinity", "image_color_lambda": 10},
+            "colour and downsampling are for Laplacians, not for which_matrix=affinity",
+        ),
+        (
+            {"which_matrix": "affinity_svd", "image_downsample_factor": 8},
+            "colour and downsampling are for Laplacians, not for which_matrix=affinity_svd",
+        ),
+        ({"device": "cuda:99"}, "no device 'cuda:99' here: "),
+    ],
+)
+def test_refused_before_any_work(flags, message, folder):
+    assert message in refused(folder, **flags)
+    assert not (folder / "eigs").exists()
+
+
+def test_eigenvectors_need_a_folder_of_their_own(folder):
+    before = sorted(os.listdir(folder / "features"))
+    message = refused(folder, output_dir=folder / "images" / ".." / "features")
+    assert "features_dir and output_dir are both" in message
+    assert sorted(os.listdir(folder / "features")) == before
+
+
+def reported(folder: Path, capsys: pytest.CaptureFixture[str], **flags: object) -> str:
+    """Why image1 failed."""
+    assert refused(folder, **flags).endswith("images failed in extract_eigs: see the lines above")
+    _, found, reason = capsys.readouterr().err.partition("image1 failed: ")
+    assert found
+    return reason.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", ["v", "k_block_-2", "file", "indices"])
+def test_features_that_are_not_in_the_file(name, folder, capsys):
+    assert f"image1.pth has no features '{name}'" in reported(folder, capsys, which_features=name)
+
+
+def test_features_that_are_not_one_row_per_patch(folder, capsys):
+    for wrong in (features_of(0)[0], features_of(0)[:, :-1], torch.ones(2, ROWS * COLUMNS, 3), torch.ones(())):
+        torch.save(record_of(1, k=wrong), folder / "features" / "image1.pth")
+        reason = reported(folder, capsys)
+        assert f"features of shape {tuple(wrong.shape)} do not fit 12x16 patches of an image of 263x197" in reason
+
+
+class _Foreign:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_features_file_cannot_execute_anything(folder, capsys):
+    torch.save(record_of(1, model_name=_Foreign(folder / "trap")), folder / "features" / "image1.pth")
+    assert "image1.pth cannot be read (UnpicklingError)" in reported(folder, capsys)
+    assert not (folder / "trap").exists()
+
+
+def test_factors_that_leave_too_little(folder, capsys):
+    assert "=193 leaves nothing of 256x192 pixels" in reported(folder, capsys, image_downsample_factor=193)
+    reason = reported(folder, capsys, image_downsample_factor=96, output_dir=folder / "few")
+    assert reason == "K=5 eigenvectors of 4 patches with 9 features: ask for 1 to 4"
+    for record in run(folder, image_downsample_factor=96, output_dir=folder / "four", K=4).values():
+        assert record["eigenvectors"].shape == (4, 4)
+
+
+def test_a_graph_beyond_the_memory(folder, capsys, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("memory", (), {"available": 4 * 192**2 * 4 - 1}))
+    assert reported(folder, capsys).startswith("192 patches need about 0 GB for their affinities")
+
+
+def test_on_a_gpu_images_of_one_size_are_solved_together(folder, capsys, monkeypatch):
+    """The GPU's way through the files, with the CPU in its place: batches by size, and a bad image among them."""
+    for seed in (2, 3, 4):
+        torch.save(record_of(seed), folder / "features" / f"image{seed}.pth")
+    for seed in (5, 6):
+        small = record_of(seed, k=features_of(seed)[:, :176], shape=(1, 3, 11 * PATCH, WIDTH))
+        torch.save(small, folder / "features" / f"image{seed}.pth")
+    alone = run(folder, output_dir=folder / "alone")
+    torch.save(record_of(1, k=torch.full((1, ROWS * COLUMNS, 9), float("nan"))), folder / "features" / "image1.pth")
+    capsys.readouterr()
+
+    sizes, solve = [], eigs.solve
+
+    def on_cpu(problems, settings, device):
+        assert device.type == "cuda"
+        sizes.append(len(problems))
+        return solve(problems, settings, torch.device("cpu"))
+
+    monkeypatch.setattr(eigs, "solve", on_cpu)
+    monkeypatch.setattr(eigs, "pick_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(eigs, "GPU_BATCH_CELLS", 3 * (ROWS * COLUMNS) ** 2)
+    assert reported(folder, capsys) == "the features hold NaN, infinite or immense values; extract them again"
+    assert sizes == [3, 1, 1, 1, 2, 2]  # images 0 to 2 together, then one by one for the bad one; 3 and 4; 5 and 6
+    records = {path.stem: torch.load(path, weights_only=True) for path in (folder / "eigs").glob("*.pth")}
+    assert records.keys() == alone.keys() - {"image1"}
+    for name, record in records.items():
+        check(alone[name], (record["eigenvalues"], record["eigenvectors"]))

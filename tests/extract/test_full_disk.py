@@ -1,0 +1,138 @@
+"""A full disk, a read-only folder: one line says so, nothing is left half-written, and with space the run goes on."""
+
+import resource
+import shlex
+import subprocess
+from functools import partial
+
+import pytest
+
+from extract import extract_eigs, extract_features
+from running import (
+    command_line,
+    contents,
+    eigs_flags,
+    environment,
+    features_flags,
+    last_error_line,
+    picture,
+    run_extract,
+    write_pictures,
+)
+from spectralseg.cli import main
+
+COMMANDS = [extract_features, extract_eigs]
+
+
+def limit_files(size):
+    """No file may grow beyond ``size`` bytes, as if the disk were full then (Python ignores SIGXFSZ)."""
+    return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Three small images, the middle one with 1200 patches: 67 kB of features where the others have 1 kB."""
+    folder = write_pictures(tmp_path / "images", 3)
+    picture(1, 640, 480).save(folder / "image1.png")
+    return folder
+
+
+def test_features_on_a_full_disk(images, tmp_path):
+    output = tmp_path / "features"
+    flags = features_flags(images, output)
+    result = run_extract(*flags, preexec_fn=limit_files(20_000))
+    assert last_error_line(result) == f"error: cannot write {output / 'image1.pth'}: File too large"
+    before = contents(output)
+    assert before.keys() == {"image0.pth", "stage.json"}
+
+    main(COMMANDS, flags)  # with space
+    after = contents(output)
+    assert after.keys() == {"image0.pth", "image1.pth", "image2.pth", "stage.json"}
+    assert after["image0.pth"] == before["image0.pth"]
+    main(COMMANDS, features_flags(images, tmp_path / "uninterrupted"))
+    assert after == contents(tmp_path / "uninterrupted")
+
+
+@pytest.mark.slow
+def test_eigenvectors_on_a_full_disk_in_processes(images, tmp_path):
+    main(COMMANDS, features_flags(images, tmp_path / "features"))
+    output = tmp_path / "eigs"
+    flags = [*eigs_flags(images, tmp_path / "features", output), "--multiprocessing=2"]
+    result = run_extract(*flags, preexec_fn=limit_files(10_000))  # image1 has 14 kB of eigenvectors
+    assert last_error_line(result) == f"error: cannot write {output / 'image1.pth'}: File too large"
+    before = contents(output)
+    assert "stage.json" in before
+    assert before.keys() <= {"image0.pth", "image2.pth", "stage.json"}
+
+    main(COMMANDS, flags)
+    after = contents(output)
+    assert after.keys() == {"image0.pth", "image1.pth", "image2.pth", "stage.json"}
+    assert all(after[name] == content for name, content in before.items() if name != "stage.json")
+
+
+@pytest.mark.parametrize("below", ["/proc", "file"])
+def test_folders_that_cannot_be_made(below, images, tmp_path, capsys):
+    (tmp_path / "file").write_text("a file")
+    output = f"{tmp_path / below}/features"  # /proc stays /proc
+    flags = [*features_flags(images, tmp_path / "features")[:-1], f"--output_dir={output}"]
+    reason = "No such file or directory" if below == "/proc" else "Not a directory"
+    with pytest.raises(SystemExit) as stop:
+        main(COMMANDS, flags)
+    assert stop.value.code == f"error: cannot create the folder {output}: {reason}"
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "file").read_text() == "a file"
+
+
+@pytest.fixture
+def in_namespace():
+    """Runs a shell script with mounts of its own, or skips."""
+    probe = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", "mount -t tmpfs none /mnt"]
+    try:
+        reason = subprocess.run(probe, capture_output=True, text=True, check=False, timeout=60).stderr.strip()
+    except FileNotFoundError:
+        reason = "there is no unshare"
+    if reason:
+        pytest.skip(f"file systems cannot be mounted here: {reason}")
+
+    def run(script):
+        command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-eu", "-c", script]
+        return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=600)
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_small_file_system_that_grows_and_becomes_read_only(images, in_namespace, tmp_path):
+    disk, report = tmp_path / "disk", tmp_path / "report"
+    disk.mkdir()
+    report.mkdir()
+    flags = features_flags(images, tmp_path / "features")
+    flags[-1] = f"--output_dir={disk / 'features'}"
+    command = shlex.join(command_line(*flags))
+    result = in_namespace(f"""
+        run() {{ name=$1; shift; status=0; "$@" >/dev/null 2>{report}/$name.err || status=$?
+                 echo $status >{report}/$name.status; mkdir {report}/$name; cp -a {disk}/features/. {report}/$name; }}
+        mount -t tmpfs -o size=40k none {disk}
+        run full {command}
+        mount -o remount,size=40m {disk}
+        run space {command}
+        mount -o remount,ro {disk}
+        run again {command}
+        run overwrite {command} --overwrite
+    """)
+    assert result.returncode == 0, result.stderr
+    said = {path.stem: path.read_text() for path in report.glob("*.err")}
+    assert not any("Traceback" in text for text in said.values()), said
+    status = {path.stem: int(path.read_text()) for path in report.glob("*.status")}
+    assert status == {"full": 1, "space": 0, "again": 1, "overwrite": 1}, said
+    last = {name: text.splitlines()[-1] for name, text in said.items()}
+    features = disk / "features"
+    assert last["full"] == f"error: cannot write {features / 'image1.pth'}: No space left on device"
+    assert last["again"] == f"error: cannot write {features / 'stage.json'}: Read-only file system"
+    assert last["overwrite"] == f"error: cannot delete {features / 'image0.pth'}: Read-only file system"
+
+    assert contents(report / "full").keys() == {"image0.pth", "stage.json"}
+    whole = contents(report / "space")
+    assert whole.keys() == {"image0.pth", "image1.pth", "image2.pth", "stage.json"}
+    assert whole["image0.pth"] == contents(report / "full")["image0.pth"]
+    assert contents(report / "again") == contents(report / "overwrite") == whole

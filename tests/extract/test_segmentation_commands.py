@@ -1,0 +1,307 @@
+"""Masks, segments, boxes, clusters, semantic maps and the CRF through the command line, files in and files out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import extract
+from shared_data import SAMPLES, reference
+from spectralseg.cli import main
+
+
+def run(*arguments: object) -> None:
+    main(extract.COMMANDS, [str(argument) for argument in arguments])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must fail with status 1; the text that it leaves."""
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    assert stop.value.code not in (None, 0)
+    return capsys.readouterr().err + str(stop.value.code)
+
+
+def features_file(folder: Path, name: str, height: int, width: int, patch_size: int = 16, **more: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    count = (height // patch_size) * (width // patch_size)
+    generator = torch.Generator().manual_seed(len(name))
+    record = {"k": torch.randn(1, count, 5, generator=generator), "shape": (1, 3, height, width), "id": name}
+    torch.save(record | {"patch_size": patch_size, "model_name": "none"} | more, folder / f"{name}.pth")
+
+
+def published_eigs(folder: Path, name: str, vectors: np.ndarray, values: np.ndarray | None = None) -> None:
+    """Two fields alone, the eigenvalues a NumPy array: what the published code writes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = np.arange(len(vectors), dtype=np.float32) if values is None else values
+    record = {"eigenvalues": values, "eigenvectors": torch.from_numpy(vectors.astype(np.float32))}
+    torch.save(record, folder / f"{name}.pth")
+
+
+def labels_file(folder: Path, name: str, labels: np.ndarray) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(labels.astype(np.uint8)).save(folder / f"{name}.png")
+
+
+def read(path: Path) -> np.ndarray:
+    return np.array(Image.open(path))
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features and eigenvectors of the sample photographs."""
+    folder = tmp_path_factory.mktemp("stages")
+    images = ("--images_root", SAMPLES / "images")
+    run(
+        *("extract_features", "--images_list", SAMPLES / "images.txt", *images, "--model_name", "lab_hog"),
+        *("--batch_size", 1, "--output_dir", folder / "features"),
+    )
+    run("extract_eigs", *images, "--features_dir", folder / "features", "--output_dir", folder / "eigs", "--K", 5)
+    return folder
+
+
+def both(stages: Path) -> tuple[object, ...]:
+    return ("--features_dir", stages / "features", "--eigs_dir", stages / "eigs")
+
+
+def test_mask_is_eigenvector_one_above_the_threshold(stages: Path, tmp_path: Path):
+    for threshold in (0.0, 0.001):
+        out = tmp_path / str(threshold)
+        run("extract_single_region_segmentations", *both(stages), "--output_dir", out, "--threshold", threshold)
+        for path in sorted((stages / "eigs").glob("*.pth")):
+            record = torch.load(path, weights_only=True)
+            expected = (record["eigenvectors"][1] > threshold).reshape(record["grid"])
+            np.testing.assert_array_equal(read(out / f"{path.stem}.png"), expected)
+
+
+def test_label_maps_are_palette_pngs_with_the_colours_of_voc(stages: Path, tmp_path: Path):
+    run("extract_multi_region_segmentations", *both(stages), "--output_dir", tmp_path)
+    with Image.open(tmp_path / "coffee.png") as picture:
+        assert picture.mode == "P"
+        labels, colours = np.array(picture), np.array(picture.convert("RGB"))
+    assert set(np.unique(labels)) == {0, 1, 2, 3}
+    assert {tuple(colour) for colour in colours[labels == 1]} == {(128, 0, 0)}
+
+
+def test_adaptive_number_of_segments(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    features_file(tmp_path / "features", "a", 64, 96)
+    published_eigs(tmp_path / "eigs", "a", rng.normal(size=(5, 24)), np.float32([0, 0.9, 0.91, 0.95, 0.97]))
+    run("extract_multi_region_segmentations", *both(tmp_path), "--output_dir", tmp_path / "out", "--adaptive")
+    assert len(np.unique(read(tmp_path / "out" / "a.png"))) == 3
+
+
+def test_segments_by_hand(tmp_path: Path):
+    # eigenvector 1 separates left from right, eigenvector 2 the middle row on the left
+    first = np.float32([[-1, -1, 1, 1]] * 3)
+    second = np.zeros((3, 4), dtype=np.float32)
+    second[1, 1] = 5
+    features_file(tmp_path / "features", "a", 50, 64)
+    published_eigs(tmp_path / "eigs", "a", np.stack([np.ones(12), first.ravel(), second.ravel()]))
+    command = ("extract_multi_region_segmentations", *both(tmp_path), "--non_adaptive_num_segments")
+    run(*command, 3, "--output_dir", tmp_path / "three")
+    segments = read(tmp_path / "three" / "a.png")
+    assert (segments == segments[1, 1]).sum() == 1
+    assert segments.shape == (3, 4)
+    assert len(np.unique(segments[:, 2:])) == 1
+    run(*command, 2, "--num_eigenvectors", 1, "--output_dir", tmp_path / "two")
+    segments = read(tmp_path / "two" / "a.png")
+    np.testing.assert_array_equal(segments == segments[0, 0], first < 0)
+
+
+def test_kmeans_on_features(tmp_path: Path):
+    features = torch.zeros(1, 12, 5)
+    features[0, :6, 0] = 1
+    features_file(tmp_path / "features", "a", 50, 64, k=features)
+    published_eigs(tmp_path / "eigs", "a", np.random.default_rng(0).normal(size=(3, 12)))
+    run(
+        *("extract_multi_region_segmentations", *both(tmp_path), "--output_dir", tmp_path / "out"),
+        *("--kmeans_baseline", "--non_adaptive_num_segments", 2),
+    )
+    segments = read(tmp_path / "out" / "a.png").ravel()
+    assert len(set(segments[:6])) == len(set(segments[6:])) == 1
+    assert segments[0] != segments[6]
+
+
+def test_partners_are_paired_by_id_and_missing_ones_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in "ab":
+        features_file(tmp_path / "features", name, 48, 64)
+    for name in "bc":
+        published_eigs(tmp_path / "eigs", name, np.random.default_rng(0).normal(size=(2, 12)))
+    text = refused(capsys, "extract_single_region_segmentations", *both(tmp_path), "--output_dir", tmp_path / "out")
+    assert f"a failed: its file {tmp_path / 'eigs' / 'a.pth'} is missing" in text
+    assert f"c failed: its file {tmp_path / 'features' / 'c.pth'} is missing" in text
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["b.png"]
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_recorded_boxes(index: int, tmp_path: Path):
+    recorded = json.loads(reference("regions.json").read_text())[f"boxes/{index}"]
+    height, width = recorded["image_size"]
+    features_file(tmp_path / "features", "a", height, width, recorded["patch_size"])
+    labels_file(tmp_path / "segments", "a", np.load(reference("regions.npz"))[f"boxes/{index}/segmap"])
+    run(
+        *("extract_bboxes", "--features_dir", tmp_path / "features", "--segmentations_dir", tmp_path / "segments"),
+        *("--output_file", tmp_path / "bboxes.pth", "--downsample_factor", recorded["downsample_factor"]),
+        *("--num_erode", recorded["num_erode"], "--num_dilate", recorded["num_dilate"]),
+    )
+    (boxes,) = torch.load(tmp_path / "bboxes.pth", weights_only=True)
+    for field in ("bboxes", "bboxes_original_resolution", "segment_indices"):
+        assert boxes[field] == recorded[field], field
+    assert boxes["id"] == "a"
+    assert boxes["format"] == "(xmin, ymin, xmax, ymax)"
+
+
+def test_from_segments_to_semantic_maps(stages: Path, tmp_path: Path):
+    run(
+        *("extract_multi_region_segmentations", *both(stages), "--output_dir", tmp_path / "segments"),
+        *("--non_adaptive_num_segments", 6),
+    )
+    segments = ("--segmentations_dir", tmp_path / "segments")
+    files = {name: tmp_path / f"{name}.pth" for name in ("bboxes", "features", "clusters")}
+    run("extract_bboxes", "--features_dir", stages / "features", *segments, "--output_file", files["bboxes"])
+    run(
+        *("extract_bbox_features", "--images_root", SAMPLES / "images", "--bbox_file", files["bboxes"]),
+        *("--model_name", "lab_hog", "--output_file", files["features"]),
+    )
+    run(
+        *("extract_bbox_clusters", "--bbox_features_file", files["features"], "--output_file", files["clusters"]),
+        *("--num_clusters", 5, "--pca_dim", 3),
+    )
+    for record in torch.load(files["features"], weights_only=True):
+        assert record["features"].shape == (len(record["bboxes"]), 14)
+    clusters = {record["id"]: record for record in torch.load(files["clusters"], weights_only=True)}
+    assert all("features" not in record for record in clusters.values())
+    for offset in (1, 0):
+        out = tmp_path / f"semantic{offset}"
+        run(
+            *("extract_semantic_segmentations", *segments, "--bbox_clusters_file", files["clusters"]),
+            *("--output_dir", out, "--cluster_offset", offset),
+        )
+        for name, record in clusters.items():
+            labels, semantic = read(tmp_path / "segments" / f"{name}.png"), read(out / f"{name}.png")
+            assert not semantic[labels == 0].any()
+            for label, cluster in zip(record["segment_indices"], record["clusters"].tolist(), strict=True):
+                assert set(semantic[labels == label]) == {cluster + offset}
+
+
+@pytest.mark.parametrize(("image", "classes", "patch"), [("astronaut", 2, 16), ("coffee", 21, 16), ("coffee", 4, 8)])
+def test_recorded_crf(image: str, classes: int, patch: int, tmp_path: Path):
+    pytest.importorskip("pydensecrf")
+    recorded = np.load(reference("regions.npz"))
+    labels_file(tmp_path / "segments", image, recorded[f"crf/{image}/C{classes}_P{patch}/segmap"])
+    (tmp_path / "list.txt").write_text(f"{image}.png\n")
+    run(
+        *("extract_crf_segmentations", "--images_list", tmp_path / "list.txt"),
+        *("--images_root", reference("images"), "--segmentations_dir", tmp_path / "segments"),
+        *("--output_dir", tmp_path / "crf", "--num_classes", classes, "--downsample_factor", patch),
+    )
+    expected = recorded[f"crf/{image}/C{classes}_P{patch}/labels"]
+    assert (read(tmp_path / "crf" / f"{image}.png") == expected).mean() >= 0.999
+
+
+def test_crf_takes_masks_of_0_and_255_and_names_missing_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("pydensecrf")
+    mask = np.zeros((18, 28))
+    mask[5:12, 8:20] = 1
+    for factor in (1, 255):
+        labels_file(tmp_path / f"masks{factor}", "chelsea", factor * mask)
+    command = ("extract_crf_segmentations", "--images_root", SAMPLES / "images", "--num_classes", 2)
+    (tmp_path / "one.txt").write_text("chelsea.jpg\n")
+    (tmp_path / "two.txt").write_text("chelsea.jpg\ncoffee.jpg\n")
+    for factor, name in ((1, "one.txt"), (255, "one.txt")):
+        out = ("--segmentations_dir", tmp_path / f"masks{factor}", "--output_dir", tmp_path / f"crf{factor}")
+        run(*command, "--images_list", tmp_path / name, *out)
+    np.testing.assert_array_equal(read(tmp_path / "crf1" / "chelsea.png"), read(tmp_path / "crf255" / "chelsea.png"))
+    assert read(tmp_path / "crf1" / "chelsea.png").shape == (300, 451)
+    out = ("--segmentations_dir", tmp_path / "masks1", "--output_dir", tmp_path / "crf3")
+    text = refused(capsys, *command, "--images_list", tmp_path / "two.txt", *out)
+    assert f"coffee failed: no such label map: {tmp_path / 'masks1' / 'coffee.png'}" in text
+
+
+def test_small_and_single_segment_images(tmp_path: Path):
+    """One patch, a map with a single segment, a segment that erosion would erase, boxes smaller than a patch."""
+    features_file(tmp_path / "features", "one", 20, 20)
+    features_file(tmp_path / "features", "plain", 32, 48)
+    labels_file(tmp_path / "segments", "one", np.array([[1]]))
+    labels_file(tmp_path / "segments", "plain", np.zeros((2, 3)))
+    folders = ("--features_dir", tmp_path / "features", "--segmentations_dir", tmp_path / "segments")
+    run("extract_bboxes", *folders, "--output_file", tmp_path / "bboxes.pth", "--downsample_factor", 8)
+    one, plain = torch.load(tmp_path / "bboxes.pth", weights_only=True)
+    assert one["bboxes_original_resolution"] == [[0, 0, 8, 8]]
+    assert plain["bboxes"] == []
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (20, 20), "red").save(images / "one.png")
+    Image.new("RGB", (48, 32), "blue").save(images / "plain.webp")
+    run(
+        *("extract_bbox_features", "--images_root", images, "--bbox_file", tmp_path / "bboxes.pth"),
+        *("--model_name", "lab_hog", "--output_file", tmp_path / "features.pth"),
+    )
+    one, plain = torch.load(tmp_path / "features.pth", weights_only=True)
+    assert one["features"].shape == (1, 14)
+    assert torch.isfinite(one["features"]).all()
+    assert len(plain["features"]) == 0
+    run(
+        *("extract_bbox_clusters", "--bbox_features_file", tmp_path / "features.pth"),
+        *("--output_file", tmp_path / "clusters.pth", "--num_clusters", 1),
+    )
+    one, plain = torch.load(tmp_path / "clusters.pth", weights_only=True)
+    assert one["clusters"].tolist() == [0]
+    assert plain["clusters"].tolist() == []
+
+
+def test_three_hundred_boxes_of_many_sizes_are_batched_and_equal_one_by_one():
+    from spectralseg.backbones import load_backbone
+    from spectralseg.commands.bboxes import crop_features
+    from spectralseg.tokens import TokenExtractor
+
+    rng = np.random.default_rng(0)
+    image = Image.open(SAMPLES / "images" / "coffee.jpg").convert("RGB")
+    sides = rng.choice([5, 16, 40, 64], size=(300, 2))
+    corners = np.column_stack([rng.integers(0, image.width - 64, 300), rng.integers(0, image.height - 64, 300)])
+    boxes = np.column_stack([corners, corners + sides]).tolist()
+    extractor = TokenExtractor(load_backbone("vit_tiny_patch16_224", "random"), parts=("cls",))
+    together = crop_features(extractor, image, boxes, torch.device("cpu"))
+    assert together.shape == (300, 192)
+    for index in (0, 17, 123, 299):
+        alone = crop_features(extractor, image, [boxes[index]], torch.device("cpu"))
+        torch.testing.assert_close(together[index], alone[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("extract_bboxes", "--num_erode", -1), "--num_erode -1: must not be negative"),
+        (("extract_multi_region_segmentations", "--non_adaptive_num_segments", 0), "must be at least 1"),
+        (("extract_multi_region_segmentations", "--non_adaptive_num_segments", 300), "at most 255"),
+    ],
+)
+def test_impossible_arguments(
+    command: tuple, message: str, stages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folders = ("--features_dir", stages / "features")
+    if command[0] == "extract_bboxes":
+        folders += ("--segmentations_dir", tmp_path, "--output_file", tmp_path / "b.pth")
+    else:
+        folders += ("--eigs_dir", stages / "eigs", "--output_dir", tmp_path / "out")
+    assert message in refused(capsys, *command, *folders)
+
+
+def test_single_files_are_kept_refused_or_redone(stages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    labels_file(tmp_path / "segments", "chelsea", np.ones((18, 28)))
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "chelsea.pth").write_bytes((stages / "features" / "chelsea.pth").read_bytes())
+    command = ("extract_bboxes", "--features_dir", tmp_path / "features", "--segmentations_dir", tmp_path / "segments")
+    command += ("--output_file", tmp_path / "out" / "bboxes.pth")
+    run(*command)
+    before = (tmp_path / "out" / "bboxes.pth").stat().st_mtime_ns
+    run(*command)
+    assert (tmp_path / "out" / "bboxes.pth").stat().st_mtime_ns == before
+    assert "with num_erode=2 instead of 1" in refused(capsys, *command, "--num_erode", 1)
+    run(*command, "--num_erode", 1, "--overwrite")
+    assert (tmp_path / "out" / "bboxes.pth").stat().st_mtime_ns > before
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bboxes.pth", "bboxes.stage.json"]

@@ -1,0 +1,262 @@
+"""Records: written whole or not at all, the same bytes for the same content, and read without executing anything."""
+
+import copy
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from running import contents
+from spectralseg import storage
+from spectralseg.errors import InputError, OutputError
+
+HOST = socket.gethostname()
+
+
+def features_record(**more):
+    keys = torch.arange(24, dtype=torch.float32).view(1, 6, 4)
+    return {"k": keys, "indices": 3, "file": "a.jpg", "id": "a", "patch_size": 16, "shape": (1, 3, 33, 50), **more}
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"old")
+
+    def write_half():
+        with storage.atomic_write(path) as file:
+            file.write(b"new, but")
+            file.flush()
+            assert path.read_bytes() == b"old"
+            assert len(list(tmp_path.iterdir())) == 2
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert contents(tmp_path) == {"a.pth": b"old"}
+    with storage.atomic_write(path) as file:
+        file.write(b"new")
+    assert contents(tmp_path) == {"a.pth": b"new"}
+
+
+def test_a_first_write_that_fails_leaves_nothing(tmp_path):
+    def write_half():
+        with storage.atomic_write(tmp_path / "a.pth") as file:
+            file.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert contents(tmp_path) == {}
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "a.pth", tmp_path / "absent" / "a.pth", tmp_path / f"{'x' * 300}.pth"):
+        with pytest.raises(OutputError, match=r"^cannot write .*: (Not a directory|No such file|File name too long)"):
+            storage.save_record(path, {"id": "a"})
+    with pytest.raises(OutputError, match=r"^cannot create the folder .*/file/folder: Not a directory$"):
+        storage.make_folder(tmp_path / "file" / "folder")
+    with pytest.raises(OutputError, match=r"^cannot create the folder .*/file: File exists$"):
+        storage.make_folder(tmp_path / "file")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match=r"^cannot delete .*/folder: "):
+        storage.remove(tmp_path / "folder")
+
+
+def test_leftovers_of_the_dead_are_removed_and_of_the_living_kept(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        mine, living = (f".{name}.{HOST}-{pid}.tmp" for name, pid in (("a.pth", os.getpid()), ("b.pth", other.pid)))
+        dead = f".c.pth.{HOST}-{2**22 + 1}.tmp"  # above the largest pid of Linux
+        elsewhere = [f".d.pth.x{HOST}-{2**22 + 1}.tmp", ".e.pth.other-1.tmp", ".hidden.tmp", "a.tmp"]
+        for name in [mine, living, dead, *elsewhere]:
+            (tmp_path / name).touch()
+        storage.remove_leftovers(tmp_path)
+        assert contents(tmp_path).keys() == {mine, living, *elsewhere}
+        other.communicate(b"\n")
+    storage.remove_leftovers(tmp_path)
+    assert contents(tmp_path).keys() == {mine, *elsewhere}
+
+
+def test_what_atomic_write_leaves_behind_is_a_leftover(tmp_path):
+    """A killed process: its temporary file is hidden from every reader, and the next run removes it."""
+    code = f"""
+import os
+from spectralseg.storage import atomic_write
+with atomic_write({str(tmp_path / "a.pth")!r}) as file:
+    file.write(b"half")
+    file.flush()
+    os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    (name,) = contents(tmp_path)
+    assert name.startswith(f".a.pth.{HOST}-")
+    with pytest.raises(InputError, match=r"no \*.pth file"):
+        storage.list_ids(tmp_path, ".pth")
+    storage.remove_leftovers(tmp_path)
+    assert contents(tmp_path) == {}
+
+
+# --- bytes ----------------------------------------------------------------------------------------------------------
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5) | st.just("k"),
+    lambda values: st.lists(values, max_size=3) | st.tuples(values, values) | st.dictionaries(st.text(), values),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["k", "id", "file", "cpu", "storage"]), plain))
+@example({"id": "cpu", "k": "storage", "file": ("FloatStorage", (), [], {}, ())})  # words of torch's own
+def test_equal_records_give_equal_bytes(tmp_path_factory, record):
+    """However they came about: here one is made of pieces that are shared, the other of pieces of its own."""
+    folder = tmp_path_factory.mktemp("bytes")
+    text = "".join(["le", "mon"])
+    first = {**record, "text": text, "again": text, "pair": (text, text), "tensor": torch.ones(2, 3)}
+    second = pickle.loads(pickle.dumps(copy.deepcopy(record)))
+    second |= {"text": "".join(["lem", "on"]), "again": "".join(["l", "emon"]), "pair": ("lemon", "".join(list(text)))}
+    second["tensor"] = torch.ones(4, 3)[:2].clone()
+    assert first.keys() == second.keys()
+    storage.save_record(folder / "first.pth", first)
+    storage.save_record(folder / "second.pth", second)
+    assert (folder / "first.pth").read_bytes() == (folder / "second.pth").read_bytes()
+    loaded = torch.load(folder / "first.pth", weights_only=True)
+    assert torch.equal(loaded.pop("tensor"), first.pop("tensor"))
+    assert loaded == first
+
+
+def test_equal_bytes_in_processes_with_other_hash_seeds(tmp_path):
+    code = """
+import sys, torch
+from spectralseg.storage import save_record
+names = {"a", "b", "c", "d"}
+save_record(sys.argv[1], {"k": torch.arange(6.).view(1, 2, 3), "names": sorted(names), "shape": (1, 3, 2, 2)})
+"""
+    for seed in ("1", "2"):
+        path = tmp_path / f"{seed}.pth"
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code, str(path)], env=env, check=True, timeout=60)
+    assert (tmp_path / "1.pth").read_bytes() == (tmp_path / "2.pth").read_bytes()
+
+
+def test_a_view_does_not_drag_its_parent_along(tmp_path):
+    parent = torch.randn(1000, 50)
+    view = parent[3:4, ::2]
+    storage.save_record(tmp_path / "a.pth", {"k": storage.compact(view)})
+    with zipfile.ZipFile(tmp_path / "a.pth") as file:
+        (size,) = (info.file_size for info in file.infolist() if "/data/" in info.filename)
+    assert size == 25 * 4
+    assert torch.equal(torch.load(tmp_path / "a.pth", weights_only=True)["k"], view)
+    compact = storage.compact(parent)
+    assert compact.data_ptr() != parent.data_ptr()
+    assert torch.equal(compact, parent)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def test_our_records_come_back(tmp_path):
+    record = features_record()
+    storage.save_record(tmp_path / "a.pth", record)
+    torch.load(tmp_path / "a.pth", weights_only=True)
+    loaded = storage.load_features(tmp_path / "a.pth")
+    assert torch.equal(loaded.pop("k"), record.pop("k"))
+    assert loaded == record
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["str", "batch of one"])
+def test_features_of_the_published_code(wrapped, tmp_path):
+    """Its DataLoader makes tensors of indices; ``file`` and ``id`` are texts, or lists where they were not unpacked."""
+    file, image_id = (["x/a.jpg"], ["a"]) if wrapped else ("x/a.jpg", "a")
+    record = features_record(indices=torch.tensor(3), file=file, id=image_id, model_name="dino_vits16")
+    record["shape"] = torch.Size((1, 3, 33, 50))
+    torch.save(record, tmp_path / "a.pth")
+    loaded = storage.load_features(tmp_path / "a.pth")
+    assert torch.equal(loaded.pop("k"), record["k"])
+    assert loaded == {
+        "indices": 3,
+        "file": "x/a.jpg",
+        "id": "a",
+        "model_name": "dino_vits16",
+        "patch_size": 16,
+        "shape": (1, 3, 33, 50),
+    }
+    assert type(loaded["indices"]) is int
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_eigenvectors_of_the_published_code(dtype, tmp_path):
+    """Eigenvalues as a NumPy array for the affinities; no other field than these two."""
+    values, vectors = np.array([0.0, 0.25, 0.5], dtype=dtype), torch.eye(3, 6)
+    torch.save({"eigenvalues": values, "eigenvectors": vectors}, tmp_path / "b.c.pth")
+    loaded = storage.load_eigs(tmp_path / "b.c.pth")
+    assert loaded["eigenvalues"].dtype == loaded["eigenvectors"].dtype == torch.float32
+    assert loaded["eigenvalues"].tolist() == [0.0, 0.25, 0.5]
+    assert torch.equal(loaded["eigenvectors"], vectors)
+    assert loaded["id"] == "b.c"
+
+
+def test_eigenvalues_that_do_not_fit(tmp_path):
+    torch.save({"eigenvalues": torch.zeros(2), "eigenvectors": torch.eye(3, 6)}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"a.pth: eigenvectors of shape \(3, 6\) do not fit 2 eigenvalues"):
+        storage.load_eigs(tmp_path / "a.pth")
+
+
+class Executed:
+    """What a hostile file does when it is loaded with plain pickle."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_foreign_code_is_not_executed(tmp_path):
+    trace = tmp_path / "trace"
+    torch.save(features_record(k=Executed(trace)), tmp_path / "a.pth")
+    (tmp_path / "b.pth").write_bytes(pickle.dumps(features_record(k=Executed(trace)), protocol=2))
+    for name in ("a.pth", "b.pth"):
+        with pytest.raises(InputError, match=f"{name} cannot be read"):
+            storage.load_features(tmp_path / name)
+    assert not trace.exists()
+    pickle.loads((tmp_path / "b.pth").read_bytes())["k"].close()
+    assert trace.exists()  # so the file was a trap indeed
+
+
+def test_a_file_cut_anywhere_is_an_error_that_names_it(tmp_path):
+    storage.save_record(tmp_path / "a.pth", features_record())
+    whole = (tmp_path / "a.pth").read_bytes()
+    for length in (0, 1, 10, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "a.pth").write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"a\.pth cannot be read .*run its stage again$") as error:
+            storage.load_features(tmp_path / "a.pth")
+        assert "\n" not in str(error.value)
+
+
+def test_missing_files_and_fields_are_named(tmp_path):
+    with pytest.raises(InputError, match="no such file: .*a.pth"):
+        storage.load_features(tmp_path / "a.pth")
+    torch.save({"k": torch.zeros(1), "shape": (1, 3, 2, 2)}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"a.pth has no field 'patch_size' \(it has: id, k, shape\)"):
+        storage.load_features(tmp_path / "a.pth")
+    with pytest.raises(InputError, match="a.pth has no field 'eigenvalues'"):
+        storage.load_eigs(tmp_path / "a.pth")
+    with pytest.raises(InputError, match="no such folder: .*/absent"):
+        storage.list_ids(tmp_path / "absent", ".pth")
+
+
+def test_ids_of_a_folder(tmp_path):
+    for name in ("b.pth", "a.x.pth", ".c.pth.host-1.tmp", ".d.pth", "stage.json", "e.png"):
+        (tmp_path / name).touch()
+    assert storage.list_ids(tmp_path, ".pth") == ["a.x", "b"]

@@ -1,0 +1,198 @@
+"""Worker processes: none that dies hangs the run or takes others along, and none outlives it."""
+
+import functools
+import os
+import signal
+import time
+
+import psutil
+import pytest
+import torch
+
+import worker_jobs
+from running import contents, eigs_flags, features_flags, picture, start_extract
+from spectralseg.errors import InputError, OutputError
+from spectralseg.stage import Stage
+from spectralseg.storage import save_record
+from spectralseg.workers import DIED, attempt, map_processes
+
+pytestmark = pytest.mark.slow  # processes take seconds to start
+
+
+@pytest.fixture(autouse=True)
+def _no_hang():
+    """A run that hangs fails instead of holding up the others."""
+
+    def stop(*_):
+        raise TimeoutError("this hangs")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(600)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def wait_until(condition, seconds=180):
+    """The first value of ``condition()`` that is true; an error after so many seconds."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+def test_attempts(tmp_path):
+    work = functools.partial(worker_jobs.work, str(tmp_path))
+    assert attempt(work, "input") == "the image is upside down"
+    assert attempt(work, "raise") == "ZeroDivisionError: no patch"
+    with pytest.raises(OutputError):
+        attempt(work, "output")
+
+
+def test_processes_have_one_thread_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    ids = [f"image{index}" for index in range(12)]
+    results = dict(map_processes(functools.partial(worker_jobs.work, str(tmp_path)), ids, 2))
+    assert results == dict.fromkeys(ids)
+    said = {path.read_text() for path in tmp_path.iterdir()}
+    pids = {int(text.partition(" ")[0]) for text in said}
+    assert said == {f"{pid} 1 1 1 1" for pid in pids}
+    assert os.getpid() not in pids
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_killed_worker_costs_its_own_image_alone(tmp_path, capsys):
+    stage = Stage("extract_eigs", tmp_path, ".pth", {})
+    ids = ["a", "b", "c", "d", "kill", "raise"]
+    stage.run(functools.partial(worker_jobs.work, str(tmp_path)), stage.begin(ids), multiprocessing=2)
+    with pytest.raises(InputError, match="^2 of 6 images failed"):
+        stage.finish()
+    assert stage.failures == {"kill": DIED, "raise": "ZeroDivisionError: no patch"}
+    assert contents(tmp_path).keys() == {*(f"{image_id}.pth" for image_id in "abcd"), "stage.json"}
+    assert f"extract_eigs: kill failed: {DIED}" in capsys.readouterr().err
+
+
+def test_workers_that_exit_one_after_the_other(tmp_path):
+    ids = ["a", "exit1", "exit2", "b", "input"]
+    results = list(map_processes(functools.partial(worker_jobs.work, str(tmp_path)), ids, 1))
+    assert sorted(results) == [
+        ("a", None),
+        ("b", None),
+        ("exit1", DIED),
+        ("exit2", DIED),
+        ("input", "the image is upside down"),
+    ]
+
+
+def test_a_result_that_cannot_be_written_ends_the_run(tmp_path):
+    work = functools.partial(worker_jobs.work, str(tmp_path))
+    with pytest.raises(OutputError, match="the disk is full"):
+        list(map_processes(work, ["output", *map(str, range(1000))], 1))
+    assert len(contents(tmp_path)) < 10
+
+
+# --- the whole command ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eigs(tmp_path):
+    """``extract_eigs`` in two processes over 60 images, each of which takes a while of dense LAPACK."""
+    features = tmp_path / "features"
+    features.mkdir()
+    torch.manual_seed(0)
+    for index in range(60):
+        record = {"k": torch.randn(1, 900, 20), "patch_size": 16, "shape": (1, 3, 480, 480), "id": f"image{index}"}
+        save_record(features / f"image{index}.pth", record)
+    output = tmp_path / "output"
+    return [*eigs_flags(tmp_path, features, output), "--multiprocessing=2", "--solver=dense"], output
+
+
+@pytest.fixture
+def features(tmp_path):
+    """``extract_features`` over 1000 copies of a photograph, decoded by two processes."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    picture(0, 640, 480).save(folder / "0.png")
+    for index in range(1, 1000):
+        (folder / f"{index}.png").hardlink_to(folder / "0.png")
+    output = tmp_path / "output"
+    return [*features_flags(folder, output), "--num_workers=2"], output
+
+
+@pytest.fixture(params=["eigs", "features"])
+def command(request):
+    """Flags of a command that goes on for long in several processes, and its output folder."""
+    return request.getfixturevalue(request.param)
+
+
+def members(process):
+    """All processes of a command's process group that are alive."""
+    found = []
+    for other in psutil.process_iter():
+        try:
+            if os.getpgid(other.pid) == process.pid and other.status() != psutil.STATUS_ZOMBIE:
+                found.append(other)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def first_output(output):
+    return lambda: output.is_dir() and any(path.suffix == ".pth" for path in output.iterdir())
+
+
+def check_interrupted(process):
+    stderr = process.communicate(timeout=180)[1]
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1] == "interrupted: the same command goes on where it stopped"
+    assert sum("extract_" not in line for line in stderr.splitlines() if line) == 1, stderr
+    wait_until(lambda: not members(process), seconds=30)
+
+
+def test_ctrl_c(command):
+    """A terminal sends it to all processes of the group."""
+    flags, output = command
+    process = start_extract(*flags)
+    wait_until(first_output(output))
+    assert len(members(process)) >= 3
+    os.killpg(process.pid, signal.SIGINT)
+    check_interrupted(process)
+    assert all(path.name == "stage.json" or path.suffix == ".pth" for path in output.iterdir())
+    for path in output.glob("*.pth"):
+        torch.load(path, weights_only=True)
+
+
+def test_ctrl_c_while_workers_start(eigs):
+    process = start_extract(*eigs[0])
+    wait_until(lambda: len(members(process)) >= 3)
+    time.sleep(0.3)  # they are importing torch now
+    os.killpg(process.pid, signal.SIGINT)
+    check_interrupted(process)
+
+
+def test_workers_end_with_a_killed_parent(command):
+    flags, output = command
+    process = start_extract(*flags)
+    wait_until(first_output(output))
+    workers = len(members(process)) - 1
+    assert workers >= 2
+    process.kill()
+    process.wait()
+    wait_until(lambda: not members(process), seconds=30)
+    process.communicate()
+
+
+def test_a_killed_decoder_ends_the_run_in_one_line(features):
+    flags, output = features
+    process = start_extract(*flags)
+    wait_until(first_output(output))
+    decoders = [other for other in members(process) if other.pid != process.pid]
+    decoders[0].kill()
+    stderr = process.communicate(timeout=180)[1]
+    assert process.returncode == 1, stderr
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1].startswith("error: a process that decodes images died ")
+    wait_until(lambda: not members(process), seconds=30)

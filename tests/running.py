@@ -1,0 +1,104 @@
+"""Run extract.py as users do, on pictures that are small, and check what it says."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from shared_data import PROJECT
+
+EXTRACT = PROJECT / "extract" / "extract.py"
+
+
+def command_line(*arguments: object) -> list[str]:
+    """``python extract.py ...``, whatever the folder."""
+    return [sys.executable, str(EXTRACT), *map(str, arguments)]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This environment with one thread per process, and some variables more."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return {**os.environ, **threads, **variables}
+
+
+def run_extract(
+    *arguments: object, env: Mapping[str, str] | None = None, timeout: float = 300, **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Run extract.py to its end."""
+    env = environment() if env is None else env
+    return subprocess.run(
+        command_line(*arguments), env=env, timeout=timeout, capture_output=True, text=True, check=False, **options
+    )
+
+
+def start_extract(*arguments: object, env: Mapping[str, str] | None = None, **options: object) -> subprocess.Popen[str]:
+    """Start extract.py in a process group of its own."""
+    return subprocess.Popen(
+        command_line(*arguments),
+        env=environment() if env is None else env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def features_flags(images: Path, output: Path, names: Sequence[str] | None = None) -> list[str]:
+    """``extract_features`` with lab_hog of the images in a folder (all of them, in a list beside it)."""
+    if names is None:
+        names = sorted(path.name for path in images.iterdir())
+    images_list = output.with_suffix(".txt")
+    images_list.write_text("".join(f"{name}\n" for name in names))
+    flags = {"images_list": images_list, "images_root": images, "model_name": "lab_hog", "batch_size": 1}
+    return ["extract_features", *(f"--{name}={value}" for name, value in flags.items()), f"--output_dir={output}"]
+
+
+def eigs_flags(images: Path, features: Path, output: Path) -> list[str]:
+    """``extract_eigs`` of three eigenvectors."""
+    flags = {"images_root": images, "features_dir": features, "output_dir": output, "K": 3}
+    return ["extract_eigs", *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def picture(seed: int, width: int = 80, height: int = 64) -> Image.Image:
+    """A bright rectangle on a noisy ground: small, and no two alike."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 100, (height, width, 3), dtype=np.uint8)
+    top, left = random.integers(0, height // 2), random.integers(0, width // 2)
+    pixels[top : top + height // 2, left : left + width // 2] += random.integers(60, 150, 3, dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def write_pictures(folder: Path, count: int, **size: int) -> Path:
+    """``count`` pictures image0.png, image1.png, ... in a new folder."""
+    folder.mkdir(parents=True)
+    for index in range(count):
+        picture(index, **size).save(folder / f"image{index}.png")
+    return folder
+
+
+def error_line(result: subprocess.CompletedProcess[str]) -> str:
+    """The error of a run that failed as runs should: status 1 and one line on stderr that says what to mend."""
+    assert result.returncode == 1, (result.returncode, result.stderr)
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def last_error_line(result: subprocess.CompletedProcess[str]) -> str:
+    """The same for a run that got as far as its progress bar: no traceback, and the last line is the error."""
+    assert result.returncode == 1, (result.returncode, result.stderr)
+    assert "Traceback" not in result.stderr, result.stderr
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("error: "), result.stderr
+    return line
+
+
+def contents(folder: Path, suffix: str = "") -> dict[str, bytes]:
+    """Name -> bytes of all files in a folder, hidden ones too."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name.endswith(suffix)}
