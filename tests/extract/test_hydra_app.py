@@ -1,0 +1,236 @@
+"""Scripts with a Hydra config: overrides, flags, one-line errors, and no litter."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from spectralseg.errors import InputError, OutputError
+from spectralseg.hydra_app import run, run_folder, to_settings
+
+CONFIG = """\
+# what the settings mean
+defaults:
+  - _self_
+  - override hydra/job_logging: none
+  - override hydra/hydra_logging: none
+data: ${project:data/here}
+model: {name: small, size: 3}
+rate: 0.1
+quick: false
+label: null
+hydra:
+  run: {dir: "${project:outputs/results}"}
+  sweep: {dir: sweep, subdir: "${hydra.job.num}"}
+  output_subdir: null
+"""
+
+
+@dataclass
+class Model:
+    name: str
+    size: int
+
+
+@dataclass
+class Settings:
+    data: str
+    model: Model
+    rate: float
+    quick: bool
+    label: str | None = None
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one config; the tests run in another folder, which stays empty unless they say otherwise."""
+    (tmp_path / "project" / "configs" / "room").mkdir(parents=True)
+    (tmp_path / "project" / "configs" / "room" / "train.yaml").write_text(CONFIG)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    return tmp_path / "project"
+
+
+@pytest.fixture
+def settings_of(project: Path) -> Callable[..., Settings]:
+    """The settings that a script with these arguments gets."""
+
+    def call(*arguments: str) -> Settings:
+        seen = []
+        run(lambda config: seen.append(to_settings(config, Settings)), project, "room/train", arguments)
+        return seen[0]
+
+    return call
+
+
+@pytest.fixture
+def message(project: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The line that a script with these arguments ends with; nothing else is printed."""
+
+    def call(*arguments: str, task: Callable[[DictConfig], None] = lambda config: None) -> str:
+        with pytest.raises(SystemExit) as stop:
+            run(task, project, "room/train", arguments)
+        assert capfd.readouterr() == ("", "")
+        assert "\n" not in stop.value.code
+        return stop.value.code.removeprefix("error: ")
+
+    return call
+
+
+def test_overrides_in_hydras_form_and_as_flags(settings_of: Callable, project: Path):
+    assert settings_of() == Settings(str(project / "data" / "here"), Model("small", 3), 0.1, False)
+    for arguments in (
+        ("model.size=5", "quick=true", "rate=-3", "label=x"),
+        ("--model.size=5", "--quick", "--rate", "-3", "--label", "x"),
+        ("--quick", "model.size=5", "--rate=-3", "--label=x"),
+        ("--model.size", "5", "--quick", "true", "--rate", "-3.0", "--label", "x"),
+    ):
+        assert settings_of(*arguments) == Settings(str(project / "data" / "here"), Model("small", 5), -3, True, "x")
+    assert settings_of("--config-name", "train", "--quick").quick
+    assert settings_of("--config-name=train", "label='a=b'").label == "a=b"
+
+
+def test_the_environment_and_the_arguments_are_as_before(settings_of: Callable, monkeypatch: pytest.MonkeyPatch):
+    before = list(sys.argv)
+    settings_of("quick=true")
+    assert sys.argv == before
+    assert "HYDRA_FULL_ERROR" not in os.environ
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    settings_of("quick=true")
+    assert os.environ["HYDRA_FULL_ERROR"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["modle.size=3"], "there is no setting 'modle' (did you mean model?)"),
+        (["model.sise=3"], "there is no setting 'model.sise' (did you mean size?)"),
+        (["--quik"], "there is no setting 'quik' (did you mean quick?)"),
+        (["zzz=3"], "there is no setting 'zzz'"),
+        (["rate"], "cannot read 'rate': "),
+        (["label=a(b"], "cannot read 'label=a(b': "),
+        (["rate=1,2"], "Ambiguous value for argument 'rate=1,2'"),
+        (["+rate=1"], "Could not append to config. An item is already at 'rate'."),
+        (["~zzz"], "Could not delete from config. 'zzz' does not exist."),
+        (["--config-name", "zzz"], "Cannot find primary config 'zzz'."),
+        (["--config-dir", "/nowhere"], "Additional config directory '/nowhere' not found"),
+        (["hydra.run.dir=/dev/null/x"], "/dev/null/x: Not a directory"),
+        (["hydra.run.dir=${zzz}"], "hydra.run.dir: Interpolation key 'zzz' not found"),
+    ],
+)
+def test_mistakes_before_the_work(message: Callable, arguments: list[str], expected: str):
+    assert message(*arguments).startswith(expected)
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("model.size=large", "model.size: Value 'large' of type 'str' could not be converted to Integer"),
+        ("model.size=null", "model.size: "),
+        ("model=small", "model: "),
+        ("+model.depth=3", "there is no setting 'model.depth'"),
+        ("rate=${zzz}", "rate: Interpolation key 'zzz' not found"),
+        ("data=???", "data: "),
+    ],
+)
+def test_values_that_do_not_fit(message: Callable, argument: str, expected: str):
+    assert message(argument, task=lambda config: to_settings(config, Settings)).startswith(expected)
+
+
+def test_errors_of_the_work(message: Callable, project: Path):
+    for error in (InputError("no such image: x.jpg"), OutputError("disk full")):
+
+        def task(config: DictConfig, error: Exception = error) -> None:
+            assert run_folder() == project / "outputs" / "results"
+            raise error
+
+        assert message(task=task) == str(error)
+    assert not (project / "outputs" / "results").exists()  # Hydra makes it, empty, before the work begins
+
+
+def test_folders_that_hold_something_or_lie_outside_stay(message: Callable, project: Path, tmp_path: Path):
+    def fail(config: DictConfig) -> None:
+        raise InputError("no")
+
+    def write_and_fail(config: DictConfig) -> None:
+        (run_folder() / "log").touch()
+        raise InputError("no")
+
+    (tmp_path / "mine").mkdir()
+    message(f"hydra.run.dir={tmp_path / 'mine'}", task=fail)
+    assert (tmp_path / "mine").is_dir()
+    message("hydra.run.dir=.", task=fail)
+    assert Path.cwd().is_dir()
+    message("hydra.run.dir=a/b", task=write_and_fail)
+    message("hydra.run.dir=a/c/d", task=fail)
+    assert sorted(str(path.relative_to(Path.cwd())) for path in Path.cwd().rglob("*")) == ["a", "a/b", "a/b/log"]
+
+
+def test_our_own_faults_keep_their_traceback(project: Path, capfd: pytest.CaptureFixture[str]):
+    def fault(config: DictConfig) -> None:
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError, match="ours"):
+        run(fault, project, "room/train", [])
+
+
+def test_who_wants_tracebacks_gets_them(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def fail(config: DictConfig) -> None:
+        raise InputError("no")
+
+    with pytest.raises(InputError):
+        run(fail, project, "room/train", [])
+    with pytest.raises(Exception, match="Could not override"):
+        run(fail, project, "room/train", ["zzz=3"])
+    assert os.environ["HYDRA_FULL_ERROR"] == "1"
+
+
+def test_interrupted(project: Path, capsys: pytest.CaptureFixture[str]):
+    def interrupt(config: DictConfig) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        run(interrupt, project, "room/train", [])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_hydra_writes_nothing_of_its_own(settings_of: Callable, project: Path):
+    settings_of("quick=true")
+    assert not list(Path.cwd().iterdir())
+    assert not list((project / "outputs" / "results").iterdir())
+
+
+def test_several_runs(project: Path):
+    folders = []
+    run(
+        lambda config: folders.append((run_folder(), config.rate)),
+        project,
+        "room/train",
+        ["quick=true", "-m", "rate=1,2"],
+    )
+    assert folders == [(Path.cwd() / "sweep" / "0", 1), (Path.cwd() / "sweep" / "1", 2)]
+
+
+def test_help_tells_what_the_script_does_and_what_its_settings_mean(project: Path, capsys: pytest.CaptureFixture[str]):
+    def task(config: DictConfig) -> None:
+        raise AssertionError
+
+    for flag in ("--help", "-h"):
+        run(task, project, "room/train", [flag])
+        printed = capsys.readouterr().out
+        assert printed.startswith("Scripts with a Hydra config")
+        assert "# what the settings mean" in printed
+
+
+def test_the_composed_config_can_be_shown(project: Path, capsys: pytest.CaptureFixture[str]):
+    run(lambda config: None, project, "room/train", ["--cfg", "job", "--rate", "3"])
+    assert "rate: 3" in capsys.readouterr().out

@@ -1,0 +1,294 @@
+"""object-segmentation/main.py: from folders to table, results.json, per_image.csv and contact sheets."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import extract
+from running import environment, error_line
+from shared_data import PROJECT, SAMPLES, shared
+from spectralseg.cli import main as extract_main
+from spectralseg.crf import upscale_labels
+from spectralseg.hydra_app import run
+
+FOLDER = PROJECT / "object-segmentation"
+CONFIG = "object-segmentation/eval"
+SAMPLE_SETTINGS = (
+    f"data_root={SAMPLES}",
+    f"predictions.root={SAMPLES.parent}",
+    "predictions.run=masks",
+    "data=[{name: samples, images_dir: images, labels_dir: masks}]",
+)
+LEFT, TOP = np.array([[1, 0], [1, 0]]), np.array([[1, 1], [0, 0]])
+
+
+def test_the_truth_as_prediction_is_perfect(evaluate: Callable, capsys: pytest.CaptureFixture[str]):
+    done = evaluate(*SAMPLE_SETTINGS, "visualize=3")
+    scores = done.scores("samples")
+    assert scores == {"images": 4, "accuracy": 1, "miou": 1, "f_beta": 1, "images_without_object": 0}
+    assert [row["id"] for row in done.rows] == ["astronaut", "chelsea", "coffee", "rocket"]
+    assert (done.rows[1]["width"], done.rows[1]["height"]) == ("451", "300")
+    assert [path.name for path in (done.folder / "sheets").iterdir()] == ["samples_1.png"]
+    table = capsys.readouterr().out
+    assert table.splitlines()[0] == f"masks in {SAMPLES.parent}"
+    assert table.splitlines()[2].split() == ["samples", "4", "100.00", "100.00", "100.00"]
+    assert table.splitlines()[-1] == f"results -> {done.folder}"
+
+
+def test_figures_by_hand(evaluate: Callable, folders):
+    folders.add("a", LEFT, LEFT)  # perfect
+    folders.add("b", LEFT, TOP)  # one pixel of three in the union; precision and recall 1/2
+    folders.add("c", LEFT, LEFT * 0)  # nothing found
+    done = evaluate(*folders.overrides, "predictions.downsample=null")
+    scores = done.scores()
+    assert scores["images"] == 3
+    assert scores["accuracy"] == pytest.approx((1 + 0.5 + 0.5) / 3)
+    assert scores["miou"] == pytest.approx((1 + 1 / 3 + 0) / 3)
+    assert scores["f_beta"] == pytest.approx((1 + 0.5 + 0) / 3)
+    assert "f_max" not in scores
+    assert done.rows[1] == {
+        "data_set": "mine",
+        "id": "b",
+        "width": "2",
+        "height": "2",
+        "accuracy": "0.500000",
+        "iou": "0.333333",
+        "f_beta": "0.500000",
+    }
+    assert done.results["settings"]["predictions"]["downsample"] is None
+
+
+def test_predictions_at_patches(evaluate: Callable, folders):
+    truth = np.zeros((50, 70), bool)
+    truth[:32, 32:64] = True
+    folders.add("a", truth, np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]]))
+    enlarged = upscale_labels(np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]]), 50, 70, 16) > 0
+    assert evaluate(*folders.overrides).scores()["miou"] == (truth & enlarged).sum() / (truth | enlarged).sum()
+
+
+def test_crop_and_image_size(evaluate: Callable, folders):
+    truth, prediction = np.zeros((20, 60), bool), np.zeros((20, 60), bool)
+    truth[:, 20:40] = True
+    prediction[:, 25:] = True
+    folders.add("a", truth, prediction)
+    entry = "data=[{name: mine, images_dir: images, labels_dir: masks, crop: true, image_size: %s}]"
+    done = evaluate(*folders.overrides, entry % "null")
+    assert done.scores()["miou"] == 15 / 20
+    assert (done.rows[0]["width"], done.rows[0]["height"]) == ("20", "20")
+    done = evaluate(*folders.overrides, entry % "4", "visualize=1")
+    assert done.scores()["miou"] == 3 / 4
+    assert (done.rows[0]["width"], done.rows[0]["height"]) == ("4", "4")
+
+
+def test_soft_maps(evaluate: Callable, folders, capsys: pytest.CaptureFixture[str]):
+    for name, level in (("a", 60), ("b", 120)):
+        folders.add(name, LEFT, LEFT)
+        folders.write("mine/soft", name, np.where(LEFT, 200, level))
+    done = evaluate(*folders.overrides, "predictions.soft_run=soft")
+    assert done.scores()["f_max"] == 1
+    assert 120 <= round(255 * done.scores()["f_max_threshold"]) < 200
+    assert [row["f_max"] for row in done.rows] == ["1.000000", "1.000000"]
+    assert "max F-beta" in capsys.readouterr().out
+
+
+@pytest.fixture
+def four_data_sets(folders) -> Path:
+    """One image in each of the data sets of the config, in their layouts."""
+    truth = np.zeros((4, 8), bool)
+    truth[:, :4] = True
+    for images, masks, folder, name in (
+        ("CUB_200_2011/test_images/001.finch", "CUB_200_2011/test_segmentations/001.finch", "CUB_200_2011", "finch_1"),
+        ("DUT_OMRON/DUT-OMRON-image", "DUT_OMRON/pixelwiseGT-new-PNG", "DUT_OMRON", "im001"),
+        ("DUTS/DUTS-TE/DUTS-TE-Image", "DUTS/DUTS-TE/DUTS-TE-Mask", "DUTS", "ILSVRC_1"),
+        ("ECSSD/images", "ECSSD/ground_truth_mask", "ECSSD", "0001"),
+    ):
+        folders.write(images, name, np.zeros((4, 8, 3)), suffix=".jpg")
+        folders.write(masks, name, truth * 255)
+        run = f"{folder}/single_region_segmentation/crf/laplacian_dino_vits16"
+        folders.write(run, name, np.ones((4, 8)))
+    return folders.root
+
+
+def test_the_four_data_sets_in_their_layouts(
+    evaluate: Callable, four_data_sets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("OBJECT_SEGMENTATION_DATA_ROOT", str(four_data_sets))
+    done = evaluate("strict=true", "visualize=1")
+    assert list(done.results["data_sets"]) == ["CUB", "DUT_OMRON", "DUTS", "ECSSD"]
+    assert all(done.scores(name)["miou"] == 0.5 for name in done.results["data_sets"])
+    widths = {row["data_set"]: row["width"] for row in done.rows}
+    assert widths == {"CUB": "4", "DUT_OMRON": "8", "DUTS": "8", "ECSSD": "8"}  # CUB is cropped
+    assert capsys.readouterr().out.splitlines()[1].split() == ["data", "set", "images", "mIoU", "accuracy", "F-beta"]
+
+
+def test_absent_data_sets_are_named(
+    evaluate: Callable, refused: Callable, four_data_sets: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = f"data_root={four_data_sets}"
+    shutil.rmtree(four_data_sets / "CUB_200_2011" / "test_images")
+    shutil.rmtree(four_data_sets / "DUTS" / "single_region_segmentation")
+    assert "CUB: no such folder: " in refused(root, "strict=true")
+    assert "DUTS/single_region_segmentation" in refused(root, "strict=true")
+    done = evaluate(root)
+    assert list(done.results["data_sets"]) == ["DUT_OMRON", "ECSSD"]
+    assert list(done.results["absent"]) == ["CUB", "DUTS"]
+    assert "CUB        skipped: no such folder: " in capsys.readouterr().out
+    shutil.rmtree(done.folder)
+    assert "no data set has photographs" in refused("data_root=/nowhere")
+
+
+def test_contact_sheets(evaluate: Callable, folders):
+    for index in range(9):
+        folders.add(f"{index}", LEFT, TOP)
+    for count, sheets in ((8, ["mine_1.png", "mine_2.png"]), (3, ["mine_1.png"]), (100, ["mine_1.png", "mine_2.png"])):
+        done = evaluate(*folders.overrides, f"visualize={count}")
+        assert sorted(path.name for path in (done.folder / "sheets").iterdir()) == sheets
+    with Image.open(done.folder / "sheets" / "mine_1.png") as sheet:
+        assert sheet.mode == "RGB"
+
+
+def test_notes_about_what_looks_wrong(evaluate: Callable, folders, capsys: pytest.CaptureFixture[str]):
+    folders.add("a", LEFT, LEFT)
+    folders.add("b", LEFT * 0, LEFT)
+    folders.write("mine/run", "other", LEFT)
+    assert evaluate(*folders.overrides).scores()["images_without_object"] == 1
+    notes = capsys.readouterr().err
+    assert "1 of the predictions in " in notes
+    assert "1 true masks of mine show no object" in notes
+
+
+def test_results_tell_how_the_predictions_were_made(evaluate: Callable, folders):
+    folders.add("a", LEFT, LEFT)
+    arguments = {"threshold": 0.0}
+    (folders.root / "mine" / "run" / "stage.json").write_text(json.dumps({"command": "x", "arguments": arguments}))
+    assert evaluate(*folders.overrides).results["predictions_made_with"] == {"mine": arguments}
+
+
+def test_files_that_do_not_fit_are_named(refused: Callable, folders):
+    folders.add("a", LEFT, LEFT)
+    folders.add("b", LEFT)
+    assert "mine/run/b.png of the image" in refused(*folders.overrides)
+    folders.write("mine/run", "b", np.zeros((3, 2)))
+    assert "mine/run/b.png has 2x3 pixels, but its true mask has 2x2" in refused(*folders.overrides)
+    folders.write("mine/run", "b", np.full((2, 2), 7))
+    assert "mine/run/b.png holds the values 7" in refused(*folders.overrides)
+    (folders.root / "mine" / "run" / "b.png").write_text("no picture")
+    assert "mine/run/b.png cannot be read" in refused(*folders.overrides)
+    (folders.root / "masks" / "b.png").unlink()
+    assert "masks/b.png of the image" in refused(*folders.overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("predictions.rot=x", "there is no setting 'predictions.rot' (did you mean root?)"),
+        ("--visualise=3", "there is no setting 'visualise' (did you mean visualize?)"),
+        ("predictions.root=[", "cannot read 'predictions.root=['"),
+        ("visualize=many", "visualize: Value 'many'"),
+        ("visualize=-1", "visualize must be at least 0"),
+        ("predictions.downsample=0", "predictions.downsample must be at least 1"),
+        ("data=[]", "no data set to evaluate"),
+        ("data=[{name: a, images_dir: b}]", "data[0].labels_dir"),
+        ("data=[{name: a, images_dir: b, labels_dir: c, crops: true}]", "no setting 'crops'"),
+        ("data=[{name: a/b, images_dir: b, labels_dir: c}]", "'a/b' cannot be the name"),
+        ("data=[{name: a, images_dir: b, labels_dir: c, image_size: 0}]", "image_size of a must be at least 1"),
+        (
+            "data=[{name: a, images_dir: b, labels_dir: c}, {name: a, images_dir: b, labels_dir: c}]",
+            "two data sets are called a",
+        ),
+    ],
+)
+def test_bad_overrides(refused: Callable, folders, override: str, message: str):
+    folders.add("a", LEFT, LEFT)
+    assert message in refused(*folders.overrides, override)
+
+
+def test_several_runs(script: ModuleType, folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    folders.add("a", LEFT, LEFT)
+    folders.write("mine/other", "a", TOP)
+    sweep = ("--multirun", "predictions.run=run,other", "hydra.sweep.dir=sweep")
+    run(script.evaluate, PROJECT, CONFIG, [*folders.overrides, *sweep])
+    results = [json.loads((tmp_path / "sweep" / number / "results.json").read_text()) for number in ("0", "1")]
+    assert [result["data_sets"]["mine"]["miou"] for result in results] == [1, pytest.approx(1 / 3)]
+
+
+# as users start it
+
+
+def start(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, script, *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def present() -> set[Path]:
+    return {path for place in (PROJECT, FOLDER) for path in place.iterdir() if not path.name.startswith(("_", "."))}
+
+
+def test_from_the_repository(tmp_path: Path):
+    before = present()
+    paths = ("data_root=data/samples", "predictions.root=data")
+    result = start(PROJECT, "object-segmentation/main.py", *SAMPLE_SETTINGS, *paths, f"hydra.run.dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == f"results -> {tmp_path}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["per_image.csv", "results.json"]
+    assert present() - before <= {PROJECT / "outputs"}  # which other tests may make meanwhile
+
+
+def test_from_its_folder_with_a_mistake_that_is_one_line_and_leaves_nothing():
+    before = present()
+    paths = ("data_root=../data/samples", "predictions.root=../data", "predictions.run=absent", "hydra.run.dir=a/b")
+    assert "no such folder: ../data/samples/absent" in error_line(start(FOLDER, "main.py", *SAMPLE_SETTINGS, *paths))
+    assert present() - before <= {PROJECT / "outputs"}
+
+
+@pytest.mark.slow
+def test_the_whole_path_on_real_images(evaluate: Callable, tmp_path: Path):
+    """Features, eigenvectors, masks and CRF of three SOD photographs; figures as computed here from the files."""
+    source = shared() / "data" / "object-segmentation" / "SOD"
+    if not source.is_dir():
+        pytest.skip(f"needs {source}, which is not part of the project")
+    images, truths = tmp_path / "SOD" / "images", tmp_path / "SOD" / "ground_truth_mask"
+    for folder in (images, truths):
+        folder.mkdir(parents=True)
+    for path in sorted((source / "images").iterdir())[:3]:
+        shutil.copy(path, images)
+        shutil.copy(source / "ground_truth_mask" / f"{path.stem}.png", truths)
+    names = tmp_path / "images.txt"
+    names.write_text("".join(f"{path.name}\n" for path in images.iterdir()))
+    out = tmp_path / "SOD"
+    listed = ("--images_list", names, "--images_root", images)
+    for command in (
+        ("extract_features", *listed, "--model_name", "lab_hog", "--batch_size", 1, "--output_dir", out / "features"),
+        ("extract_eigs", *listed[2:], "--features_dir", out / "features", "--K", 5, "--output_dir", out / "eigs"),
+        (
+            *("extract_single_region_segmentations", "--features_dir", out / "features"),
+            *("--eigs_dir", out / "eigs", "--output_dir", out / "patches"),
+        ),
+        (
+            *("extract_crf_segmentations", "--num_classes", 2, *listed),
+            *("--segmentations_dir", out / "patches", "--output_dir", out / "crf"),
+        ),
+    ):
+        extract_main(extract.COMMANDS, [str(argument) for argument in command])
+    entry = "data=[{name: SOD, images_dir: SOD/images, labels_dir: SOD/ground_truth_mask}]"
+    for mask_run in ("patches", "crf"):
+        done = evaluate(f"data_root={tmp_path}", entry, f"predictions.run={mask_run}", "visualize=2")
+        expected = []
+        for path in sorted(truths.iterdir()):
+            truth = np.asarray(Image.open(path).convert("L")) > 127
+            mask = upscale_labels(np.asarray(Image.open(out / mask_run / path.name)), *truth.shape, 16) == 1
+            expected.append((mask & truth).sum() / (mask | truth).sum())
+        assert done.scores("SOD")["miou"] == pytest.approx(np.mean(expected))
+        assert done.results["predictions_made_with"]["SOD"] is not None
+        assert 0.1 < np.mean(expected) < 0.9
