@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 BASIS_BLOCKS = 6  # restart when the basis has grown to that many blocks
-START_NOISE = 1e-2  # random part of the start: a block that spans eigenvectors exactly would hide all others
-NUDGE = 1e-4  # random part of a new direction: far above rounding, far below what slows convergence
+START_NOISE = 1e-2  # random part of the start: a block that spans eigenvectors exactly would never see the others
 
 
 def leading_eigenpairs(
@@ -43,7 +42,6 @@ def leading_eigenpairs(
     noise = torch.randn(start.shape[-2:], generator=torch.Generator().manual_seed(0)).to(start) / start.shape[-2] ** 0.5
     basis = _orthonormal(functional.normalize(start, dim=-2) + START_NOISE * noise)
     image = apply(basis)
-    nudge = NUDGE * noise[:, : basis.shape[-1]]
     for iteration in range(1, max_iterations + 1):
         small = basis.mT @ image
         values, rotation = torch.linalg.eigh((small + small.mT) / 2)
@@ -57,7 +55,7 @@ def leading_eigenpairs(
             break
         if basis.shape[-1] >= BASIS_BLOCKS * width or basis.shape[-1] + width > basis.shape[-2]:
             basis, image = ritz, ritz_image
-        new = _orthonormal(functional.normalize(residual, dim=-2) + nudge, against=basis)
+        new = _orthonormal(residual, against=basis)
         basis, image = torch.cat([basis, new], dim=-1), torch.cat([image, apply(new)], dim=-1)
     return values[..., :K], ritz[..., :K], False
 
@@ -65,8 +63,7 @@ def leading_eigenpairs(
 def _orthonormal(block: Tensor, against: Tensor | None = None) -> Tensor:
     """Orthonormal basis of a block's columns, orthogonal to ``against``; twice, because once is not enough in float32.
 
-    The columns must not lie in the span of ``against``: what rounding leaves of them would be no new direction. For a
-    matrix of low rank (an image with many equal patches) residuals do, but for their random nudge.
+    Columns of converged residuals are noise, and QR makes of them directions as good as random ones.
     """
     for _ in range(2):
         if against is not None:

@@ -162,7 +162,7 @@ def whole_problem(features: torch.Tensor, matrix: str, normalize: bool, threshol
 @settings(max_examples=100)
 @given(
     st.sampled_from(["positive", "mixed", "clustered"]),
-    st.integers(10, 160),
+    st.integers(10, 220),
     st.integers(2, 24),
     st.integers(1, 6),
     st.sampled_from(MATRICES),

@@ -199,7 +199,8 @@ def _run_on_gpu(
     def flush(problems: list[Problem]) -> None:
         try:
             values, vectors = solve(problems, settings, device)
-        except InputError as error:  # one bad image must not take its batch along
+        except (InputError, torch.OutOfMemoryError, torch.linalg.LinAlgError) as error:
+            # One bad image must not take its batch along, and a batch too large is tried image by image.
             for problem in problems:
                 if len(problems) > 1:
                     flush([problem])

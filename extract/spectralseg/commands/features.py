@@ -1,6 +1,7 @@
 """From images to features: decode, batch by size, run the backbone, write one record per image."""
 
 import contextlib
+import signal
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -138,6 +139,8 @@ def _decoders_watched() -> Iterator[None]:
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
+        with contextlib.suppress(ValueError, AttributeError):  # in the main thread on Unix, torch has a handler that
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # would raise again when the other processes are ended
         raise InputError(
             "a process that decodes images died (often: out of memory; try fewer --num_workers); the same command goes "
             "on where it stopped"
