@@ -28,6 +28,17 @@ Command = Callable[..., None]
 
 def main(commands: Sequence[Command], argv: Sequence[str] | None = None) -> None:
     """Run one of ``commands`` with the arguments of the command line; exits with status 1 on an error."""
+    try:
+        _main(commands, argv)
+    except SystemExit as stop:
+        if "streamlit" in sys.modules:  # it serves vis_segmentations, where an exit ends nothing and shows nothing
+            from spectralseg.commands.viewer import show_error
+
+            show_error(stop.code if isinstance(stop.code, str) else "see the terminal that Streamlit was started in")
+        raise
+
+
+def _main(commands: Sequence[Command], argv: Sequence[str] | None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     table = {command.__name__: command for command in commands}
     try:

@@ -1,0 +1,76 @@
+"""From masks to cut-outs with soft edges and a transparent background."""
+
+import functools
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from spectralseg.crf import upscale_labels
+from spectralseg.errors import InputError
+from spectralseg.images import load_image, read_images_list
+from spectralseg.matting import METHODS, cut_out, default_band, require_pymatting, trimap
+from spectralseg.stage import Stage, provenance
+from spectralseg.storage import atomic_write, load_labels
+
+
+@dataclass(frozen=True)
+class MatteSettings:
+    """What decides how a cut-out looks, under the names of the command's flags; widths None: by the image's size."""
+
+    method: str = "closed_form"
+    num_erode: int | None = None
+    num_dilate: int | None = None
+    downsample_factor: int = 16
+
+
+def extract_mattes(
+    images_list: str,
+    images_root: str,
+    segmentations_dir: str,
+    output_dir: str,
+    settings: MatteSettings | None = None,
+    multiprocessing: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """The command of that name; see its documentation in ``extract.py``."""
+    settings = settings or MatteSettings()
+    if settings.method not in METHODS:
+        raise InputError(f"--method {settings.method}: there are {' and '.join(METHODS)}")
+    for name, value in (("num_erode", settings.num_erode), ("num_dilate", settings.num_dilate)):
+        if value is not None and value < 0:
+            raise InputError(f"--{name} {value}: must not be negative")
+    if settings.downsample_factor < 1:
+        raise InputError("--downsample_factor must be at least 1")
+    files = read_images_list(images_list, images_root)
+    if not Path(segmentations_dir).is_dir():
+        raise InputError(f"no such segmentations_dir: {segmentations_dir}")
+    require_pymatting()  # before the workers start: compiled once, they find it on disk
+    arguments = {**vars(settings), "segmentations": provenance(segmentations_dir)}
+    stage = Stage("extract_mattes", output_dir, ".png", arguments, overwrite)
+    paths = {image_id: Path(images_root) / name for image_id, name in files.items()}
+    work = functools.partial(_cut_out, paths, Path(segmentations_dir), stage.folder, settings)
+    stage.run(work, stage.begin(files), multiprocessing)
+    stage.finish()
+
+
+def _cut_out(
+    paths: dict[str, Path], segmentations_dir: Path, folder: Path, settings: MatteSettings, image_id: str
+) -> None:
+    mask = load_labels(segmentations_dir / f"{image_id}.png") > 0
+    image = np.array(load_image(paths[image_id]))
+    height, width = image.shape[:2]
+    step = settings.downsample_factor
+    band = default_band(height, width, 1 if mask.shape == (height, width) else step)
+    if not mask.any():
+        tqdm.write(f"extract_mattes: {image_id}: its mask is empty, so its cut-out is fully transparent", sys.stderr)
+    known = trimap(
+        upscale_labels(mask, height, width, step),
+        band if settings.num_erode is None else settings.num_erode,
+        band if settings.num_dilate is None else settings.num_dilate,
+    )
+    with atomic_write(folder / f"{image_id}.png") as file:
+        Image.fromarray(cut_out(image, known, settings.method)).save(file, "PNG")
