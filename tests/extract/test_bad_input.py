@@ -96,7 +96,11 @@ def test_bad_images_among_good_ones(mixed, options, tmp_path, capsys):
 
     expected = {name.partition(".")[0] + ".pth" for name in good}
     assert {path.name for path in output.iterdir()} == expected | {"stage.json"}
-    shapes = {path.stem: torch.load(path)["shape"] for path in output.glob("*.pth")}
+    records = {path.stem: torch.load(path) for path in output.glob("*.pth")}
+    places = {record["indices"]: (image_id, record["id"], record["file"]) for image_id, record in records.items()}
+    listed = enumerate(sorted(good | reasons.keys()))
+    assert places == {place: (name[:-4], name[:-4], name) for place, name in listed if name in good}
+    shapes = {image_id: record["shape"] for image_id, record in records.items()}
     sizes = {"turned": (80, 48), "one-patch": (16, 16)}
     assert shapes == {image_id: (1, 3, *sizes.get(image_id, (48, 80))) for image_id in shapes}
 

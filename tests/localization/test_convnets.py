@@ -1,0 +1,84 @@
+"""Feature maps of CNNs, with random weights."""
+
+import pytest
+import torch
+from torchvision import models
+
+from convnets import ADDRESSES, load_convnet
+from localization_options import CONVNETS
+from spectralseg.errors import InputError
+
+
+def test_every_network_has_an_address():
+    assert tuple(ADDRESSES) == CONVNETS
+    assert ADDRESSES["resnet50"].endswith("/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "dilate", "grid", "channels"),
+    [
+        ("resnet50", 1, (2, 3), 2048),
+        ("resnet50", 2, (4, 6), 2048),
+        ("resnet50_imagenet", 4, (8, 12), 2048),
+        ("vgg16_imagenet", 2, (4, 6), 512),
+    ],
+)
+def test_feature_maps(name, dilate, grid, channels):
+    network = load_convnet(name, "random", dilate)
+    assert network.weights == "random (seed 0)"
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    features, found = network(image)
+    assert found == grid
+    assert features.shape == (grid[0] * grid[1], channels)
+    # LayerNorm over the whole map: one mean and one variance for all cells together.
+    assert features.mean().item() == pytest.approx(0, abs=1e-4)
+    if channels == 2048:  # VGG's random weights give a map that is all but constant
+        assert features.var(unbiased=False).item() == pytest.approx(1, abs=1e-2)
+    assert features.mean(dim=1).abs().max() > 1e-3
+
+
+def test_dilation_keeps_the_weights_and_what_they_see():
+    """With and without dilation the map of stage 3 is the same where the strides meet."""
+    coarse, fine = (load_convnet("resnet50", "random", dilate) for dilate in (1, 2))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(coarse.model.state_dict().values(), fine.model.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("published", ["bare", "with a classifier", "of an old torch"])
+def test_checkpoints_in_torchvisions_layout(tmp_path, published):
+    torch.manual_seed(1)
+    whole = models.resnet50()
+    tensors = {name: value for name, value in whole.state_dict().items() if not name.startswith("fc.")}
+    if published == "with a classifier":
+        tensors = whole.state_dict()
+    if published == "of an old torch":
+        tensors = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    torch.save(tensors, tmp_path / "weights.pth")
+    network = load_convnet("resnet50", str(tmp_path / "weights.pth"))
+    assert network.weights.startswith("weights.pth sha256:")
+    assert torch.equal(network.model.state_dict()["layer4.2.conv3.weight"], whole.layer4[2].conv3.weight)
+
+
+def test_vgg_checkpoint(tmp_path):
+    torch.save(load_convnet("vgg16_imagenet", "random").model.state_dict(), tmp_path / "vgg.pth")
+    assert torch.load(tmp_path / "vgg.pth", weights_only=True)["features.28.bias"].shape == (512,)
+    load_convnet("vgg16_imagenet", str(tmp_path / "vgg.pth"))
+    with pytest.raises(InputError, match="vgg.pth does not fit this backbone"):
+        load_convnet("resnet50", str(tmp_path / "vgg.pth"))
+
+
+def test_weights_that_cannot_be_had(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setitem(ADDRESSES, "resnet50", (tmp_path / "absent.pth").as_uri())
+    with pytest.raises(InputError, match=r"the weights of resnet50 cannot be had \(file:.*absent.pth.*--weights PATH"):
+        load_convnet("resnet50")
+
+
+def test_weights_that_torchvision_fetched_already(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    name = ADDRESSES["vgg16_imagenet"].rpartition("/")[2]
+    torch.save(load_convnet("vgg16_imagenet", "random").model.state_dict(), tmp_path / "checkpoints" / name)
+    assert load_convnet("vgg16_imagenet").weights.startswith(name)

@@ -1,0 +1,414 @@
+"""object-localization/main.py as users call it: flags in, results out."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from box_scores import bbox_iou
+from extract import extract_eigs, extract_features
+from running import environment, picture, write_pictures
+from shared_data import PROJECT, SAMPLES, reference
+from spectralseg.cli import main as extract_main
+from spectralseg.errors import InputError
+from spectralseg.images import to_tensor
+from spectralseg.storage import load_record, save_record
+
+DINO_IMAGES = ("chelsea", "astronaut", "coffee")
+MODES = ([], ["--eigenseg"], ["--tokencut"], ["--dinoseg"])
+
+
+def folder_flags(images: Path, annotations: Path | None = None) -> list[object]:
+    flags: list[object] = ["--dataset", "folder", "--images_root", images]
+    return flags if annotations is None else [*flags, "--annotations", annotations]
+
+
+def write_table(path: Path, rows: dict[str, list[tuple[float, ...]]]) -> Path:
+    lines = [f"{file},{','.join(map(str, box))}" for file, boxes in rows.items() for box in boxes]
+    path.write_text("\n".join(["file,xmin,ymin,xmax,ymax", *lines, ""]))
+    return path
+
+
+def extracted(images: Path, output: Path, *flags: object) -> Path:
+    """Features and eigenvectors of a folder of pictures, by the commands of the extract stage."""
+    images_list = output / "images.txt"
+    images_list.parent.mkdir()
+    images_list.write_text("".join(f"{path.name}\n" for path in sorted(images.iterdir())))
+    features = ("--images_list", images_list, "--images_root", images, "--batch_size", 1, *flags)
+    extract_main([extract_features], ["extract_features", *map(str, features), f"--output_dir={output / 'features'}"])
+    eigs = ["extract_eigs", f"--images_root={images}", f"--features_dir={output / 'features'}", "--K=5"]
+    extract_main([extract_eigs], [*eigs, f"--output_dir={output / 'laplacian'}"])
+    return output
+
+
+# --- recorded values ---
+
+
+@pytest.fixture
+def recorded() -> dict:
+    return json.loads(reference("localization.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("recorded_as", "flags"),
+    [
+        ("lost_centred_k100", []),
+        ("lost_centred_k20", ["--k_patches", 20]),
+        ("dino_seg_head0", ["--dinoseg", "--dinoseg_head", 0]),
+        ("dino_seg_head4", ["--dinoseg"]),
+    ],
+)
+def test_recorded_boxes_of_features(recorded, localization, tmp_path, recorded_as, flags):
+    (tmp_path / "features").mkdir()
+    with np.load(reference("features.npz")) as features:
+        for image in DINO_IMAGES:
+            keys = torch.from_numpy(features[f"dino_vits16/{image}/k"])
+            record = {
+                "k": keys - keys.mean(dim=1, keepdim=True),
+                "attn_cls": torch.from_numpy(features[f"dino_vits16/{image}/attn_cls"]),
+                "shape": tuple(int(side) for side in features[f"dino_vits16/{image}/shape"]),
+                "patch_size": 16,
+            }
+            save_record(tmp_path / "features" / f"{image}.pth", record)
+    found = localization(
+        *folder_flags(reference("images")), "--precomputed_features_dir", tmp_path / "features", *flags
+    )
+    for image in DINO_IMAGES:
+        expected = recorded[image][recorded_as]
+        assert found.box(f"{image}.png") == (expected["box"] if "seed" in expected else expected)
+    assert set(found.summary["problems"]) == {"rocket"}  # no features of that one
+    assert found.error.startswith("error: 1 of 4 images could not be handled")
+
+
+@pytest.mark.parametrize("setting", ["laplacian", "laplacian_knn10_ds8", "affinity"])
+def test_recorded_boxes_of_published_eigenvectors(recorded, localization, tmp_path, setting):
+    """Files with the two published fields alone; the kind of matrix from the folder's name."""
+    (tmp_path / setting).mkdir()
+    with np.load(reference("eigs.npz")) as eigs:
+        for image in (*DINO_IMAGES, "rocket"):
+            record = {
+                name: torch.from_numpy(eigs[f"{setting}/{image}/{name}"]) for name in ("eigenvalues", "eigenvectors")
+            }
+            torch.save(record | {"eigenvalues": record["eigenvalues"].numpy()}, tmp_path / setting / f"{image}.pth")
+    found = localization(*folder_flags(reference("images")), "--eigenseg", "--precomputed_eigs_dir", tmp_path / setting)
+    assert found.error is None, found.complained
+    for image in (*DINO_IMAGES, "rocket"):
+        assert found.box(f"{image}.png") == recorded[image][f"eigenseg/{setting}"]
+
+
+def test_recorded_iou(recorded, localization, tmp_path):
+    """Eigenvectors whose box is the recorded one, in four images with one recorded box each."""
+    expected = recorded["bbox_iou"]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "laplacian").mkdir()
+    xmin, ymin, xmax, ymax = (int(side) // 16 for side in expected["box"])
+    vector = -torch.ones(14, 18)
+    vector[ymin:ymax, xmin:xmax] = 1
+    eigenvectors = torch.stack([torch.ones(14 * 18), vector.flatten()])
+    for index in range(4):
+        Image.new("RGB", (301, 230)).save(tmp_path / "images" / f"{index}.png")
+        save_record(
+            tmp_path / "laplacian" / f"{index}.pth", {"eigenvalues": torch.zeros(2), "eigenvectors": eigenvectors}
+        )
+    table = write_table(tmp_path / "boxes.csv", {f"{i}.png": [box] for i, box in enumerate(expected["boxes"])})
+    found = localization(
+        *folder_flags(tmp_path / "images", table), "--eigenseg", "--precomputed_eigs_dir", tmp_path / "laplacian"
+    )
+    assert found.error is None, found.complained
+    for index, iou in enumerate(expected["iou"]):
+        assert found.box(f"{index}.png") == expected["box"]
+        assert float(found.rows[f"{index}.png"]["iou"]) == pytest.approx(iou, abs=1e-6)
+    assert found.summary["corloc"] == 50
+    assert "CorLoc 50.00 % (2 of 4 images)" in found.said
+
+
+# --- modes ---
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """lab_hog features and eigenvectors of the four sample photographs, beside their annotations."""
+    output = tmp_path_factory.mktemp("samples") / "extracted"
+    extracted(SAMPLES / "images", output, "--model_name", "lab_hog")
+    rows = {}
+    for path in sorted((SAMPLES / "masks").iterdir()):
+        rows_, columns = np.nonzero(np.asarray(Image.open(path)))
+        rows[f"{path.stem}.jpg"] = [(columns.min(), rows_.min(), columns.max() + 1, rows_.max() + 1)]
+    write_table(output / "boxes.csv", rows)
+    return output
+
+
+def test_on_the_spot_equals_precomputed(localization, samples):
+    """Also across the ways to get there: eigenvectors, features, or photographs alone."""
+    flags = [*folder_flags(SAMPLES / "images", samples / "boxes.csv"), "--eigenseg"]
+    found = [
+        localization(*flags, *more, name=str(index))
+        for index, more in enumerate(
+            [
+                ["--precomputed_eigs_dir", samples / "laplacian"],
+                ["--precomputed_features_dir", samples / "features"],
+                ["--arch", "lab_hog"],
+            ]
+        )
+    ]
+    assert [run.error for run in found] == [None] * 3
+    assert found[0].rows == found[1].rows == found[2].rows
+    assert 0 < found[0].summary["correct"] <= 4
+    table = found[0].rows
+    assert {file for file, row in table.items() if row["correct"] == "1"} == {
+        file for file, row in table.items() if float(row["iou"]) >= 0.5
+    }
+
+
+@pytest.mark.parametrize("mode", MODES, ids=["lost", "eigenseg", "tokencut", "dinoseg"])
+def test_modes_with_a_vit(localization, tmp_path, mode):
+    images = write_pictures(tmp_path / "images", 2, width=90, height=70)
+    found = localization(*folder_flags(images), *mode, "--weights", "random", "--visualize", "fms")
+    assert found.error is None, found.complained
+    assert "RANDOM weights" in found.complained
+    for index in range(2):
+        xmin, ymin, xmax, ymax = found.box(f"image{index}.png")
+        assert 0 <= xmin < xmax <= 90
+        assert 0 <= ymin < ymax <= 70
+        with Image.open(found.folder / "pictures" / f"image{index}_fms.png") as sheet:
+            assert sheet.width > 300
+    assert not (found.folder / "results.txt").exists()  # nothing is annotated
+
+
+def test_images_are_padded_up_for_all_but_eigenseg(localization, tmp_path, monkeypatch):
+    """70 rows of pixels are 5 rows of patches, of which eigenseg sees 4; padding is zero after normalisation."""
+    from localization_options import DetectorOptions
+    from patch_models import compute_patches, load_model, pad_to_patches
+
+    image = picture(0, width=90, height=70)
+    grids = {}
+    for mode in ("lost", "eigenseg", "dinoseg"):
+        patches = compute_patches(image, load_model(DetectorOptions(mode=mode, weights="random")))
+        grids[mode] = patches.grid
+        assert patches.view == (70, 90)
+        assert patches.values.shape[0 if mode != "dinoseg" else 1] == patches.grid[0] * patches.grid[1]
+    assert grids == {"lost": (5, 6), "eigenseg": (4, 5), "dinoseg": (5, 6)}
+    padded = pad_to_patches(to_tensor(image), 16, (0.1, 0.2, 0.3))
+    assert padded.shape == (3, 80, 96)
+    assert torch.equal(padded[:, :70, :90], to_tensor(image))
+    assert torch.equal(padded[:, 70:, :], torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1).expand(3, 10, 96))
+    whole = to_tensor(picture(0, width=96, height=80))
+    assert torch.equal(pad_to_patches(whole, 16, (0.1, 0.2, 0.3)), whole)
+
+
+@pytest.mark.parametrize("flags", [["--arch", "resnet50", "--resnet_dilate", 4], ["--arch", "vgg16_imagenet"]])
+def test_lost_with_a_cnn(localization, tmp_path, flags):
+    images = write_pictures(tmp_path / "images", 1, width=90, height=70)
+    found = localization(*folder_flags(images), *flags, "--weights", "random", "--visualize", "seed_expansion")
+    assert found.error is None, found.complained
+    xmin, ymin, xmax, ymax = found.box("image0.png")
+    assert 0 <= xmin < xmax <= 90
+    assert 0 <= ymin < ymax <= 70
+    assert (found.folder / "pictures" / "image0_seed_expansion.png").is_file()
+
+
+def test_a_single_image(localization):
+    found = localization("--image_path", SAMPLES / "images" / "chelsea.jpg", "--arch", "lab_hog", "--tokencut")
+    assert found.error is None
+    assert found.folder.parent.name == "image_chelsea"
+    box = found.box("chelsea.jpg")
+    assert f"box (xmin, ymin, xmax, ymax): {', '.join(f'{side:g}' for side in box)}" in found.said
+    with Image.open(found.folder / "pictures" / "chelsea_pred.png") as drawn:
+        assert drawn.size == (451, 300)
+        border = [drawn.getpixel((int(box[0]) + 2, y)) for y in range(int(box[1]) + 5, int(box[3]) - 5)]
+    assert sum(colour == (235, 25, 25) for colour in border) > 0.9 * len(border)
+
+
+def test_the_picture_shows_annotated_boxes(localization, tmp_path):
+    images = write_pictures(tmp_path / "images", 1)
+    table = write_table(tmp_path / "boxes.csv", {"image0.png": [(20, 10, 60, 50)]})
+    found = localization(*folder_flags(images, table), "--trivial", "whole", "--visualize", "pred")
+    with Image.open(found.folder / "pictures" / "image0_pred.png") as drawn:
+        assert drawn.getpixel((40, 12)) == (30, 190, 80)
+        assert drawn.getpixel((40, 2)) == (235, 25, 25)
+
+
+@pytest.mark.parametrize("flags", [["--trivial", "whole"], ["--eigenseg", "--arch", "lab_hog"]])
+def test_pictures_that_a_mode_cannot_draw(localization, tmp_path, flags):
+    found = localization(*folder_flags(write_pictures(tmp_path / "images", 1)), *flags, "--visualize", "seed_expansion")
+    assert "--visualize seed_expansion shows nothing here: it is for LOST" in found.summary["problems"]["image0"]
+
+
+# --- files of the extract stage ---
+
+
+def test_features_of_smaller_images_give_boxes_of_the_whole_image(localization, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    picture(0, width=160, height=128).save(images / "a.png")
+    small = extracted(images, tmp_path / "small", "--model_name", "lab_hog", "--resize", 64)
+    found = localization(*folder_flags(images), "--eigenseg", "--precomputed_eigs_dir", small / "laplacian")
+    record = load_record(small / "laplacian" / "a.pth")
+    mask = (record["eigenvectors"][1] > 0).reshape(record["grid"])
+    assert record["shape"] == (1, 3, 64, 80)
+    xmin, ymin, xmax, ymax = found.box("a.png")
+    assert all(side % 32 == 0 for side in (xmin, ymin, xmax, ymax))
+    assert mask[int(ymin) // 32 : int(ymax) // 32, int(xmin) // 32 : int(xmax) // 32].any()
+
+
+def test_foreign_and_missing_files_are_named(localization, tmp_path, samples):
+    """Each of four images has something else wrong with its file; the fifth has its box."""
+    images = write_pictures(tmp_path / "images", 5, width=64, height=48)
+    eigs = tmp_path / "laplacian"
+    eigs.mkdir()
+    vectors = torch.stack([torch.ones(12), torch.linspace(-1, 1, 12)])
+    good = {"eigenvalues": torch.zeros(2), "eigenvectors": vectors}
+    save_record(eigs / "image0.pth", good)
+    save_record(eigs / "image1.pth", good | {"shape": (1, 3, 100, 100), "grid": (3, 4), "step": 16})
+    save_record(eigs / "image2.pth", good | {"which_matrix": "affinity"})
+    save_record(eigs / "image3.pth", {"eigenvalues": torch.zeros(1), "eigenvectors": vectors[:1]})
+    found = localization(*folder_flags(images), "--eigenseg", "--precomputed_eigs_dir", eigs)
+    problems = found.summary["problems"]
+    assert problems["image1"] == (
+        f"{eigs / 'image1.pth'} was made from an image of 100x100 pixels, and this one has 64x48"
+    )
+    assert problems["image2"].startswith(f"{eigs / 'image2.pth'} holds eigenvectors of a affinity matrix")
+    assert problems["image3"] == f"{eigs / 'image3.pth'} has 1 eigenvector; a laplacian needs at least 2"
+    assert problems["image4"] == f"no such file: {eigs / 'image4.pth'}"
+    assert list(found.rows) == ["image0.png"]
+    assert found.error == f"error: 4 of 5 images could not be handled: see {found.folder / 'results.json'}"
+    assert found.complained.count("failed: ") == 4
+
+
+def test_the_kind_of_matrix(tmp_path):
+    from patch_sources import matrix_kind
+
+    for folder, field, asked, expected in (
+        ("laplacian", None, "infer", "laplacian"),
+        ("matting_laplacian", None, "infer", "laplacian"),
+        ("affinity_svd", None, "infer", "affinity"),
+        ("laplacian_knn10", "matting_laplacian", "infer", "laplacian"),
+        ("eigs", "affinity_torch", "infer", "affinity"),
+        ("eigs", None, "affinity", "affinity"),
+        ("affinity", None, "laplacian", "laplacian"),  # what is asked for wins over a folder's name
+    ):
+        record = {} if field is None else {"which_matrix": field}
+        assert matrix_kind(tmp_path / folder / "a.pth", record, asked) == expected
+    with pytest.raises(InputError, match="neither .*a.pth nor its folder's name tells .* --which_matrix"):
+        matrix_kind(tmp_path / "eigs" / "a.pth", {}, "infer")
+    with pytest.raises(InputError, match="a.pth holds eigenvectors of a laplacian matrix, not of a affinity"):
+        matrix_kind(tmp_path / "affinity" / "a.pth", {"which_matrix": "laplacian"}, "infer")
+
+
+def test_features_that_lack_what_a_mode_reads(localization, samples):
+    flags = [*folder_flags(SAMPLES / "images"), "--precomputed_features_dir", samples / "features"]
+    found = localization(*flags, "--dinoseg")
+    path = samples / "features" / "coffee.pth"
+    assert found.summary["problems"]["coffee"] == (
+        f"{path} has no 'attn_cls': extract the features with --which_features k,attn_cls"
+    )
+    found = localization(*flags, "--which_features", "q", name="q")
+    assert found.summary["problems"]["coffee"].startswith(f"{path} has no 'q'")
+
+
+# --- running again, and from elsewhere ---
+
+
+def test_goes_on_where_it_stopped(localization, tmp_path):
+    images = write_pictures(tmp_path / "images", 3)
+    flags = [*folder_flags(images), "--arch", "lab_hog"]
+    first = localization(*flags)
+    boxes = first.folder / "boxes"
+    (boxes / "image1.box.json").unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in boxes.glob("*.box.json")}
+    again = localization(*flags)
+    assert "1 written, 2 already there" in again.complained
+    assert {name: (boxes / name).stat().st_mtime_ns for name in before} == before
+    assert again.rows == first.rows
+
+
+def test_other_arguments_are_refused(localization, tmp_path):
+    images = write_pictures(tmp_path / "images", 2)
+    flags = [*folder_flags(images), "--arch", "lab_hog"]
+    localization(*flags)
+    refused = localization(*flags, "--k_patches", 7)
+    assert "already holds 2 *.box.json files, but with k_patches=100 instead of 7" in refused.error
+    assert localization(*flags, "--k_patches", 7, "--overwrite").error is None
+
+
+def test_skip_if_exists(localization, tmp_path, voc):
+    box = "<xmin>1</xmin><ymin>1</ymin><xmax>80</xmax><ymax>64</ymax>"
+    root = voc({"a": f"<annotation><object><bndbox>{box}</bndbox></object></annotation>"})
+    flags = ["--data_root", root, "--set", "test", "--trivial", "whole"]
+    first = localization(*flags, "--skip_if_exists")
+    assert (first.folder / "results.txt").read_text() == "corloc,100.0,,\n"
+    (first.folder / "boxes.csv").unlink()
+    again = localization(*flags, "--skip_if_exists")
+    assert again.said == f"{first.folder / 'results.txt'} is there already: corloc,100.0,,\n"
+    assert not (first.folder / "boxes.csv").exists()
+
+
+def test_without_evaluation_or_pickles(localization, voc):
+    root = voc({"a": None})  # no annotation at all
+    flags = ["--data_root", root, "--set", "test", "--trivial", "central", "--no_evaluation"]
+    found = localization(*flags)
+    assert found.error is None, found.complained
+    assert {path.name for path in found.folder.iterdir()} == {"boxes", "boxes.csv", "results.json", "preds.pkl"}
+    assert pickle.loads((found.folder / "preds.pkl").read_bytes())["a.jpg"].shape == (4,)
+    found = localization(*flags, "--save_predictions", "False", name="bare")
+    assert {path.name for path in found.folder.iterdir()} == {"boxes", "boxes.csv", "results.json"}
+
+
+def test_a_launcher_shares_out_the_images(localization, tmp_path, monkeypatch):
+    """Two processes of torchrun, one after the other: the second one finds all boxes there and writes the results."""
+    images = write_pictures(tmp_path / "images", 3)
+    table = write_table(tmp_path / "boxes.csv", {f"image{i}.png": [(0, 0, 80, 64)] for i in range(3)})
+    flags = [*folder_flags(images, table), "--trivial", "whole"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    first = localization(*flags)
+    assert first.error is None
+    assert "1 boxes are the other processes' work" in first.complained
+    assert not (first.folder / "results.txt").exists()
+    monkeypatch.setenv("RANK", "1")
+    second = localization(*flags)
+    assert "process 1 of 2 takes 1 of 3 images" in second.complained
+    assert (second.folder / "results.txt").read_text() == "corloc,100.0,,\n"
+
+
+def test_the_backbones_of_the_papers():
+    from localization_options import ARCHITECTURES, CONVNETS, DetectorOptions
+    from patch_models import VITS, backbone_name
+    from spectralseg.backbones import SOURCES
+
+    assert backbone_name(DetectorOptions()) == "dino_vits16"
+    assert backbone_name(DetectorOptions(patch_size=8)) == "dino_vits8_300ep"  # what LOST used
+    assert backbone_name(DetectorOptions(arch="vit_base", patch_size=8)) == "dino_vitb8"
+    assert backbone_name(DetectorOptions(arch="dinov2_vits14")) == "dinov2_vits14"
+    assert {arch for arch, _ in VITS} | set(CONVNETS) == set(ARCHITECTURES)
+    assert {name for (arch, _), name in VITS.items() if arch != "vit_tiny"} <= set(SOURCES)
+
+
+@pytest.mark.slow
+def test_from_its_own_folder_with_four_processes(localization, samples, tmp_path):
+    """As in README: python main.py in object-localization. The results equal those of one process."""
+    flags = [*folder_flags(SAMPLES / "images", samples / "boxes.csv")]
+    flags += ["--eigenseg", "--precomputed_eigs_dir", samples / "laplacian"]
+    alone = localization(*flags)
+    result = subprocess.run(
+        [sys.executable, "main.py", *map(str, flags), "--num_workers", "4", "--output_dir", str(tmp_path / "four")],
+        cwd=PROJECT / "object-localization",
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "four" / "folder_images" / "eigenseg-extracted-laplacian"
+    for name in ("boxes.csv", "results.json", "results.txt", "preds.pkl", "gt.pkl"):
+        assert (folder / name).read_bytes() == (alone.folder / name).read_bytes(), name
+    truth = pickle.loads((folder / "gt.pkl").read_bytes())
+    for file, box in pickle.loads((folder / "preds.pkl").read_bytes()).items():
+        assert bbox_iou(box, truth[file]).max() == pytest.approx(float(alone.rows[file]["iou"]), abs=1e-6)
