@@ -51,16 +51,9 @@ def confusion_picture(
     if max(confusion.shape) <= LARGEST_ANNOTATED:
         for row, column in np.argwhere(np.nan_to_num(shares) >= 0.5):
             share = shares[row, column]
-            axes.text(
-                column,
-                row,
-                f"{share:.0f}",
-                ha="center",
-                va="center",
-                fontsize=6,
-                color="white" if share > 55 else "black",
-            )
+            ink = "white" if share > 55 else "black"
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=6, color=ink)
     figure.colorbar(drawn, ax=axes, fraction=0.04, label="% of the true class")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", bbox_inches="tight")
     return Image.open(buffer).convert("RGB")
