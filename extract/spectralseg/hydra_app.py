@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import hydra
+import yaml
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import OverrideParseException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -39,14 +41,16 @@ SWITCHES = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "
 SWITCHES |= {"--shell-completion", "-sc"}
 FLAGS = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
 FLAGS |= {"--experimental-rerun", "--info", "-i"}
+CONFIG_NAME_FLAGS = ("--config-name", "-cn")
+CONFIG_SUFFIXES = (".yaml", ".yml")
 
 
 def run(task: Callable[[DictConfig], None], project: Path, config_name: str, argv: Sequence[str] | None = None) -> None:
     """Compose the config with the overrides of the command line and call ``task(config)``.
 
     Overrides are Hydra's ``key=value``; ``--key value``, ``--key=value`` and, for a truth value, ``--key`` alone are
-    understood too. ``--multirun``, ``--cfg job``, ``--config-name`` and Hydra's other flags work; ``--help`` shows the
-    script's documentation and its config file.
+    understood too. ``--multirun``, ``--cfg job`` and Hydra's other flags work; ``--config-name`` takes another config
+    of the same folder; ``--help`` shows the script's documentation and the config file.
 
     Parameters
     ----------
@@ -55,7 +59,8 @@ def run(task: Callable[[DictConfig], None], project: Path, config_name: str, arg
     project
         Root of the repository, which holds ``configs/``.
     config_name
-        Config below ``configs/``: its folder and its name, ``object-segmentation/eval``.
+        Config below ``configs/``: its folder and its name, ``object-segmentation/eval``. The file is ``eval.yaml`` or
+        ``eval.yml``.
     argv
         Arguments; default: those of the command line.
     """
@@ -74,29 +79,81 @@ def run(task: Callable[[DictConfig], None], project: Path, config_name: str, arg
             _remove_empty(run_folder(), {Path.cwd(), project / "outputs"})
             sys.exit(f"error: {_one_line(error)}")
 
-    argv = sys.argv[1:] if argv is None else argv
-    folder, name = os.path.split(config_name)
+    argv = _overrides(sys.argv[1:] if argv is None else argv)
+    folder, name = project / "configs" / os.path.dirname(config_name), os.path.basename(config_name)
     if {"--help", "-h"} & set(argv):  # Hydra's own help tells neither what the script does nor what settings mean
+        shown = _config_file(folder, _chosen_config(argv) or name)
         print((sys.modules[task.__module__].__doc__ or "").strip(), end="\n\n")
-        print((project / "configs" / f"{config_name}.yaml").read_text(encoding="utf-8").strip())
+        print(shown.read_text(encoding="utf-8").strip())
         return
-    main = hydra.main(config_path=str(project / "configs" / folder), config_name=name, version_base="1.3")(guarded)
-    with _command_line(_overrides(argv)):
+    main = hydra.main(config_path=str(folder), config_name=name, version_base="1.3")(guarded)
+    with _command_line(argv):
         os.environ[FULL_ERROR] = "1"  # makes Hydra raise its errors instead of printing them
         try:
-            main()
+            with _yml_configs(folder):
+                main()
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             sys.exit(130)
         except Exception as error:
             if started or full_error == "1":
                 raise  # a fault of ours
+            if isinstance(error, MissingConfigException) and _chosen_config(argv) and "--config-path" not in argv:
+                _config_file(folder, _chosen_config(argv))  # says which there are
             sys.exit(f"error: {_one_line(error)}")
         finally:
             if full_error is None:
                 del os.environ[FULL_ERROR]
             else:
                 os.environ[FULL_ERROR] = full_error
+
+
+@contextlib.contextmanager
+def _yml_configs(folder: Path) -> Iterator[None]:
+    """Let Hydra, which looks for ``.yaml`` files alone, find the ``.yml`` files of a folder and those below it.
+
+    They are put into Hydra's store of configs, and taken out again: a config of the same name that another run of this
+    process reads would be checked against them.
+    """
+    store, added = ConfigStore.instance(), []
+    try:
+        for path in sorted(folder.rglob("*.yml")):
+            if path.with_suffix(".yaml").exists():
+                sys.exit(f"error: {path} and {path.with_suffix('.yaml').name} have the same name; delete one of them")
+            try:
+                content = OmegaConf.load(path)
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                sys.exit(f"error: {path} is no YAML: {_one_line(error)}")
+            parents = path.relative_to(folder).parent.parts
+            store.store(name=path.stem, node=content, group="/".join(parents) or None, provider=str(path))
+            added.append((parents, f"{path.stem}.yaml"))
+        yield
+    finally:
+        for parents, name in added:
+            del functools.reduce(dict.__getitem__, parents, store.repo)[name]
+
+
+def _chosen_config(argv: Sequence[str]) -> str | None:
+    """Value of ``--config-name``, without the suffix."""
+    for argument, following in zip(argv, [*argv, ""][1:], strict=True):
+        flag, equals, value = argument.partition("=")
+        if flag in CONFIG_NAME_FLAGS:
+            return _bare_name(value if equals else following)
+    return None
+
+
+def _bare_name(config: str) -> str:
+    stem, suffix = os.path.splitext(config)
+    return stem if suffix in CONFIG_SUFFIXES else config
+
+
+def _config_file(folder: Path, name: str) -> Path:
+    """The file of a config, or an exit with the names of those that there are."""
+    for suffix in CONFIG_SUFFIXES:
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    names = sorted({path.stem for path in folder.glob("*.y*ml") if path.suffix in CONFIG_SUFFIXES})
+    sys.exit(f"error: Cannot find primary config '{name}'. In {folder} there are: {', '.join(names)}")
 
 
 def run_folder() -> Path:
@@ -149,9 +206,10 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
         if not argument.startswith("-"):
             overrides.append(argument)
         elif flag in SWITCHES | FLAGS or not re.match(r"--[A-Za-z]", argument):
-            flags.append(argument)
-            if argument in FLAGS and rest:
-                flags.append(rest.pop(0))
+            apart = argument in FLAGS and bool(rest)
+            value = rest.pop(0) if apart else value
+            value = _bare_name(value) if flag in CONFIG_NAME_FLAGS else value
+            flags += [flag, value] if apart else [f"{flag}{equals}{value}"]
         else:
             if not equals:
                 alone = not rest or re.match(r"--?[A-Za-z]|[+~]*[\w.@/-]+=", rest[0])

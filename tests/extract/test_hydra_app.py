@@ -234,3 +234,87 @@ def test_help_tells_what_the_script_does_and_what_its_settings_mean(project: Pat
 def test_the_composed_config_can_be_shown(project: Path, capsys: pytest.CaptureFixture[str]):
     run(lambda config: None, project, "room/train", ["--cfg", "job", "--rate", "3"])
     assert "rate: 3" in capsys.readouterr().out
+
+
+# --- configs named .yml, and several in one folder ---
+
+
+@pytest.fixture
+def recipes(project: Path) -> Callable[..., Settings]:
+    """Settings of a script whose folder holds base.yml, large.yml (built on it), plain.yaml and sub/loud.yml."""
+    folder = project / "configs" / "recipes"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "base.yml").write_text(CONFIG)
+    (folder / "large.yml").write_text("# the large one\ndefaults: [base, _self_]\nmodel: {name: large, size: 9}\n")
+    (folder / "plain.yaml").write_text(CONFIG.replace("small", "plain"))
+    (folder / "sub" / "loud.yml").write_text("label: loud\n")
+
+    def call(*arguments: str) -> Settings:
+        seen = []
+        run(lambda config: seen.append(to_settings(config, Settings)), project, "recipes/base", arguments)
+        return seen[0]
+
+    return call
+
+
+def test_yml_configs(recipes: Callable, project: Path):
+    assert recipes() == Settings(str(project / "data" / "here"), Model("small", 3), 0.1, False)
+    assert recipes("--model.size", "5", "rate=2").model == Model("small", 5)
+    assert recipes("+sub@_global_=loud").label == "loud"
+    assert (project / "outputs" / "results").is_dir()  # hydra.run.dir of the file counts
+
+
+@pytest.mark.parametrize("flag", ["--config-name large", "--config-name=large", "-cn large", "--config-name large.yml"])
+def test_another_config_of_the_folder(recipes: Callable, flag: str):
+    assert recipes(*flag.split(), "--quick").model == Model("large", 9)
+    assert recipes("--quick", *flag.split(), "--rate", "3").rate == 3
+
+
+def test_yaml_beside_yml(recipes: Callable):
+    assert recipes("--config-name", "plain").model.name == "plain"
+    assert recipes("--config-name=plain.yaml").model.name == "plain"
+
+
+def test_help_of_yml_configs(recipes: Callable, capsys: pytest.CaptureFixture[str]):
+    for arguments, expected in (
+        (["--help"], "name: small"),
+        (["--config-name", "large", "--help"], "# the large one"),
+        (["-h", "--config-name=plain.yaml"], "name: plain"),
+    ):
+        with pytest.raises(IndexError):  # the script does not run
+            recipes(*arguments)
+        assert expected in capsys.readouterr().out
+
+
+def test_an_unknown_config_is_answered_with_those_that_there_are(recipes: Callable, project: Path):
+    for arguments in (["--config-name", "larg"], ["--config-name=larg.yml"], ["--help", "--config-name", "larg"]):
+        with pytest.raises(SystemExit) as stop:
+            recipes(*arguments)
+        line = f"error: Cannot find primary config 'larg'. In {project}/configs/recipes there are: base, large, plain"
+        assert stop.value.code == line
+
+
+def test_yml_configs_are_forgotten_after_the_run(recipes: Callable, settings_of: Callable, project: Path):
+    recipes()
+    (project / "configs" / "room" / "base.yaml").write_text(CONFIG)
+    assert settings_of("--config-name", "base").model.name == "small"
+    with pytest.raises(SystemExit, match="Cannot find primary config 'large'"):
+        settings_of("--config-name", "large")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [("large.yaml", "a: 1", "have the same name"), ("broken.yml", "a: [1", "broken.yml is no YAML: ")],
+)
+def test_configs_that_cannot_be_read(recipes: Callable, project: Path, name: str, content: str, expected: str):
+    (project / "configs" / "recipes" / name).write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        recipes()
+    assert expected in stop.value.code
+    assert "\n" not in stop.value.code
+
+
+def test_several_runs_of_a_yml_config(recipes: Callable, project: Path):
+    rates = []
+    run(lambda config: rates.append(config.rate), project, "recipes/large", ["-m", "rate=1,2"])
+    assert rates == [1, 2]
