@@ -154,8 +154,8 @@ def test_differences_are_named(model):
     with pytest.raises(InputError) as error:
         load_into_model(model, wrong, "x.pth")
     assert str(error.value) == (
-        "x.pth does not fit this model: missing: eigen_probe.clusters; wrong shape: head.A.weight (6, 4, 1, 1) instead of"
-        " (6, 9, 1, 1); unknown: decoder.weight"
+        "x.pth does not fit this model: missing: eigen_probe.clusters; wrong shape: head.A.weight (6, 4, 1, 1)"
+        " instead of (6, 9, 1, 1); unknown: decoder.weight"
     )
     with pytest.raises(InputError, match="holds NaN or infinite values in head.A.bias$"):
         load_into_model(model, {**tensors, "head.A.bias": torch.full((6,), torch.nan)}, "x.pth")
@@ -222,7 +222,7 @@ def test_no_module_is_imported(tmp_path):
     path = write_published(tmp_path / "eagle.ckpt")
     code = (
         "import sys\nfrom eagle_checkpoints import read_published\n"
-        f"before = set(sys.modules)\nprint(read_published({str(path)!r})[1]['nested'], 'omegaconf' in sys.modules)\n"
+        f"print(read_published({str(path)!r})[1]['nested'], 'omegaconf' in sys.modules)\n"
     )
     env = {**os.environ, "PYTHONPATH": str(PROJECT / "eagle")}
     result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
