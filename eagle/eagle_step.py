@@ -77,8 +77,12 @@ class EagleStep(nn.Module):
         return loss, probabilities.argmax(dim=1)
 
     def _contrast(self, own: Tensor, other: Tensor, segments: Tensor, features: Tensor) -> Tensor:
-        labels, count = consecutive(segments.flatten())
-        prototypes = (means if self.settings.centroid_mode == "mean" else medoids)(own, labels, count)
+        labels = segments.flatten()
+        if self.settings.centroid_mode == "learned":
+            prototypes = functional.normalize(self.model.prototypes, dim=1)
+        else:
+            labels, count = consecutive(labels)
+            prototypes = (means if self.settings.centroid_mode == "mean" else medoids)(own, labels, count)
         return object_contrast(
             own,
             other,

@@ -195,7 +195,7 @@ class Stage:
         if description is None or description.get("command") != self.command:  # never to be deleted, not on request
             made = "that no stage made" if description is None else f"that {description.get('command')} made"
             raise InputError(f"{holds} {made}; choose another output folder")
-        difference = _difference(description["arguments"], self.arguments)
+        difference = differences(description["arguments"], self.arguments)
         if not difference:
             return
         where = f"{holds}, but {difference}"
@@ -240,7 +240,7 @@ class FileStage:
         if description is None or description["command"] != self.command:
             difference = "nothing tells how it was made"
         else:
-            difference = _difference(description["arguments"], self.arguments)
+            difference = differences(description["arguments"], self.arguments)
         if difference:
             raise InputError(f"{self.path} exists, but {difference}; choose another file, or --overwrite it")
         print(f"{self.command}: {self.path} is there already", file=sys.stderr)
@@ -285,7 +285,8 @@ def _bar_interval() -> float:
     return 0.2 if sys.stderr.isatty() else 30
 
 
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What differs between two sets of arguments, in words (``with K=5 instead of 6``); empty where nothing does."""
     pairs = _differing(old, new)
     texts = [f"{name}={_short(before)} instead of {_short(after)}" for name, before, after in pairs]
     return "with " + ", ".join(texts) if texts else ""
