@@ -1,0 +1,9 @@
+"""Self-training; ``self_training.py`` says how to run it."""
+
+from pathlib import Path
+
+from self_training import train
+from spectralseg.hydra_app import run
+
+if __name__ == "__main__":
+    run(train, Path(__file__).resolve().parents[1], "semantic-segmentation/train")
