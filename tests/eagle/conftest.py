@@ -1,0 +1,49 @@
+"""EAGLE's scripts in this process, and a problem whose answer is known."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from eagle_layouts import write_directory
+from eagle_runs import CONFIGS, data_overrides, load_script, two_textures
+from shared_data import PROJECT
+from spectralseg.hydra_app import run
+
+
+@pytest.fixture
+def run_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """``run_script(name, "key=value", ..., folder="run")`` returns the run folder, one of the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EAGLE_DATA_ROOT", raising=False)
+
+    def call(name: str, *overrides: object, folder: str = "run") -> Path:
+        arguments = [*map(str, overrides), f"hydra.run.dir={folder}"]
+        run(load_script(name).main, PROJECT, CONFIGS[name], arguments)
+        return tmp_path / folder
+
+    return call
+
+
+@pytest.fixture
+def refused(run_script: Callable[..., Path]) -> Callable[..., str]:
+    """The one line of a run that must fail."""
+
+    def call(name: str, *overrides: object, folder: str = "run") -> str:
+        with pytest.raises(SystemExit) as stop:
+            run_script(name, *overrides, folder=folder)
+        message = str(stop.value.code)
+        assert message.startswith("error: ")
+        assert "\n" not in message
+        return message
+
+    return call
+
+
+@pytest.fixture
+def textures(tmp_path: Path) -> list[str]:
+    """Overrides for a ``directory`` data set of two textures, 24 images to train on and 8 to validate."""
+    root = tmp_path / "data"
+    splits = {"train": [two_textures(n) for n in range(24)], "val": [two_textures(100 + n) for n in range(8)]}
+    write_directory(root / "textures", splits)
+    return data_overrides(root, "textures", 2)

@@ -1,0 +1,57 @@
+"""Run EAGLE's scripts in this process, on a problem whose answer is known."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+
+from eagle_layouts import Pair
+from shared_data import PROJECT
+
+EAGLE = PROJECT / "eagle"
+CONFIGS = {
+    "train_segmentation_eigen": "eagle/train_config_cocostuff",
+    "eval_segmentation": "eagle/eval_config",
+    "demo_segmentation": "eagle/demo_config",
+}
+
+
+def load_script(name: str) -> ModuleType:
+    """A script of eagle/ as a module."""
+    name_here = f"eagle_script_{name}"
+    if name_here not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name_here, EAGLE / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name_here] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name_here]
+
+
+def two_textures(seed: int, side: int = 64) -> Pair:
+    """Vertical stripes to one side of a random line, horizontal ones to the other: RGB picture, labels 0 and 1."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:side, :side]
+    angle = random.uniform(0, 2 * np.pi)
+    across = np.cos(angle) * (columns - side / 2) + np.sin(angle) * (rows - side / 2)
+    label = (across > random.uniform(-side / 6, side / 6)).astype(np.uint8)
+    stripes = np.where(label, columns // 2 % 2, rows // 2 % 2)
+    pixels = 60 + 120 * stripes[..., None] + random.integers(-10, 11, (side, side, 3))
+    return Image.fromarray(pixels.astype(np.uint8)), label
+
+
+def data_overrides(root: Path, name: str, n_classes: int) -> list[str]:
+    """Overrides that choose a ``directory`` data set, and sizes fit for a test."""
+    data = {"pytorch_data_dir": root, "dataset_name": "directory", "dir_dataset_name": name, "crop_type": "null"}
+    small = {"backbone": "lab_hog8", "res": 64, "val_res": 64, "dim": 16, "batch_size": 4, "num_workers": 0}
+    rest = {"dir_dataset_n_classes": n_classes, "device": "cpu", "logger": "none", "step_schedulers": 2}
+    few = {"max_steps": 4, "val_freq": 2, "checkpoint_freq": 2, "val_batch_size": 4, "pictures": 2}
+    return [f"{key}={value}" for key, value in {**data, **small, **rest, **few}.items()]
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
