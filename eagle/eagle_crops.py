@@ -7,18 +7,23 @@ image + number of the crop, labels stored + 1, 0 for void (Hamilton et al., STEG
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from eagle_data import DataSettings, check_crops
 from eagle_sources import VOID, Source, class_names_of, directory_of, label_table
 from spectralseg.errors import InputError
 from spectralseg.stage import describe
 
 CROPS = 5  # of an image
-CROP_TYPES = ("five", "random")
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as Pillow takes them
+
+
+def generator_for(seed: int, epoch: int, index: int) -> torch.Generator:
+    """Randomness of one image in one pass over the data: the same in whatever process, and after a resume."""
+    state = np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
 def crop_boxes(
@@ -43,16 +48,8 @@ def crop_boxes(
     return [(left, top, left + columns, top + rows) for left, top in corners]
 
 
-def check_crops(crop_type: str | None, crop_ratio: float) -> None:
-    """Raise an :class:`InputError` for crops that cannot be."""
-    if crop_type is not None and crop_type not in CROP_TYPES:
-        raise InputError(f"crop_type={crop_type}: it must be {' or '.join(CROP_TYPES)}, or null for whole images")
-    if not 0 < crop_ratio <= 1:
-        raise InputError(f"crop_ratio={crop_ratio}: it must be above 0 and at most 1")
-
-
-def cropped_folder(settings: Any) -> Path:
-    """Folder of the crops of a data set (:class:`eagle_sets.DataSettings`); a directory's is named after it."""
+def cropped_folder(settings: DataSettings) -> Path:
+    """Folder of the crops of a data set; a directory's is named after it."""
     check_crops(settings.crop_type, settings.crop_ratio)
     name = settings.dataset_name
     if name == "directory":
@@ -61,7 +58,7 @@ def cropped_folder(settings: Any) -> Path:
     return Path(settings.pytorch_data_dir) / "cropped" / crops
 
 
-def open_crops(settings: Any, split: str) -> Source:
+def open_crops(settings: DataSettings, split: str) -> Source:
     """The crops of a split, in the order of their numbers.
 
     Raises

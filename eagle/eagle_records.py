@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from featurizer import features_from_record
 from torch import Tensor
 
+from featurizer import features_from_record
 from spectralseg.errors import InputError
 from spectralseg.storage import list_ids, load_eigs, load_features
 

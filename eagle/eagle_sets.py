@@ -4,7 +4,6 @@ Source: Kim et al., EAGLE, CVPR 2024, and Hamilton et al., STEGO, ICLR 2022 (siz
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from eagle_crops import check_crops, open_crops
+from eagle_crops import generator_for, open_crops
+from eagle_data import DataSettings
 from eagle_records import EigenvectorRecords, FeatureRecords
 from eagle_sources import Source, open_source
 from eagle_views import (
-    LOADER_CROPS,
-    check_same_size,
     cut,
     flip_and_zoom,
-    generator_for,
     jitter,
     label_tensor,
     maybe_blurred,
@@ -42,43 +39,6 @@ __all__ = [
     "to_picture",
     "to_rgb",
 ]
-
-
-@dataclass
-class DataSettings:
-    """Which data, and which view of them; the config files explain the entries."""
-
-    pytorch_data_dir: str
-    dataset_name: str = "cocostuff27"
-    dir_dataset_name: str | None = None
-    dir_dataset_n_classes: int | None = None
-    dir_dataset_class_names: list[str] | None = None
-    dir_dataset_void: int | None = None
-    crop_type: str | None = "five"
-    crop_ratio: float = 0.5
-    res: int = 224
-    loader_crop_type: str = "center"
-    augment_geometric: bool = False
-    augment_photometric: bool = False
-    features_dir: str | None = None
-    eigs_dir: str | None = None
-    patch_size: int = 8
-    eigen_cluster: int = 4
-    seed: int = 0
-
-    def check_data(self) -> None:
-        """Raise an :class:`InputError` for settings that contradict each other or cannot be."""
-        check_crops(self.crop_type, self.crop_ratio)
-        if self.loader_crop_type not in LOADER_CROPS:
-            raise InputError(f"loader_crop_type={self.loader_crop_type}: it must be {' or '.join(LOADER_CROPS)}")
-        if self.patch_size < 1:
-            raise InputError(f"patch_size={self.patch_size}: it must be at least 1 pixel")
-        if self.seed < 0:
-            raise InputError(f"seed={self.seed}: it must not be negative")
-        moved = "augment_geometric=true" if self.augment_geometric else f"loader_crop_type={self.loader_crop_type}"
-        if (self.features_dir or self.eigs_dir) and moved != "loader_crop_type=center":
-            stored = "features_dir" if self.features_dir else "eigs_dir"
-            raise InputError(f"{stored} is of the centred square of each image, which {moved} does not show")
 
 
 class EagleDataset(Dataset):
@@ -164,9 +124,7 @@ class EagleDataset(Dataset):
         """An item; an :class:`InputError` names the file that is missing, damaged or does not fit."""
         settings, source = self.settings, self.source
         generator = generator_for(settings.seed, int(self._epoch), index)
-        image = source.photograph(index)
-        label = source.label(index) if source.has_labels else None
-        check_same_size(image, label, (source.images[index], source.labels[index] if source.has_labels else ""))
+        image, label = source.pair(index)
         crop = settings.loader_crop_type if self.training else "center"
         image, label_picture = cut(image, label, self.res, crop, generator)
         if self.training and settings.augment_geometric:

@@ -7,12 +7,12 @@ does not hold is an error at the start, not in the middle of an epoch.
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from eagle_data import DataSettings
 from spectralseg.errors import InputError
 from spectralseg.images import EXTENSIONS, by_id, load_image
 from spectralseg.labels import CITYSCAPES_27_CLASSES, COCO_STUFF_27_CLASSES, POTSDAM_3_CLASSES
@@ -115,6 +115,19 @@ class Source:
             raise InputError(f"{path} holds the label {wrong}, beyond those of {self.name}{self.hint}")
         return label
 
+    def pair(self, index: int) -> tuple[Image.Image, NDArray[np.uint8] | None]:
+        """A photograph and its label map, or None without labels; an :class:`InputError` if their sizes differ."""
+        image = self.photograph(index)
+        if not self.has_labels:
+            return image, None
+        label = self.label(index)
+        if label.shape != image.size[::-1]:
+            sizes = (
+                f"{image.width}x{image.height} pixels, but {self.labels[index]} has {label.shape[1]}x{label.shape[0]}"
+            )
+            raise InputError(f"{self.images[index]} has {sizes}")
+        return image, label
+
     def _numbers(self, path: str) -> NDArray[np.uint8]:
         return load_labels(path)
 
@@ -166,8 +179,8 @@ def label_table(classes: Iterable[int], void: Iterable[int] = ()) -> NDArray[np.
     return table
 
 
-def class_names_of(settings: Any) -> tuple[str, ...]:
-    """Names of the classes of ``settings.dataset_name`` (:class:`eagle_sets.DataSettings`), in order.
+def class_names_of(settings: DataSettings) -> tuple[str, ...]:
+    """Names of the classes of ``settings.dataset_name``, in order.
 
     Raises
     ------
@@ -196,8 +209,8 @@ def class_names_of(settings: Any) -> tuple[str, ...]:
     return tuple(names) if names is not None else tuple(f"class {number}" for number in range(count))
 
 
-def open_source(settings: Any, split: str) -> Source:
-    """The whole images of a split of ``settings.dataset_name`` (:class:`eagle_sets.DataSettings`).
+def open_source(settings: DataSettings, split: str) -> Source:
+    """The whole images of a split of ``settings.dataset_name``.
 
     Raises
     ------
@@ -219,7 +232,7 @@ def open_source(settings: Any, split: str) -> Source:
     return _directory(directory_of(settings), split, names, settings.dir_dataset_void)
 
 
-def directory_of(settings: Any) -> Path:
+def directory_of(settings: DataSettings) -> Path:
     """Folder of ``dataset_name=directory``."""
     if not settings.dir_dataset_name:
         raise InputError("dataset_name=directory needs dir_dataset_name, its folder in pytorch_data_dir")

@@ -12,11 +12,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from eagle_sources import VOID
-from spectralseg.errors import InputError
 from spectralseg.images import view
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-LOADER_CROPS = ("center", "random")
 BLUR_PROBABILITY, BLUR_SIGMA, BLUR_KERNEL = 0.5, (0.1, 2.0), 3
 FLIP_PROBABILITY, ZOOM = 0.5, (0.8, 1.0)
 JITTER, HUE, GREY_PROBABILITY = 0.3, 0.1, 0.2
@@ -38,12 +36,6 @@ def to_picture(image: Tensor) -> Image.Image:
     """(3, H, W) ImageNet-normalised -> RGB picture."""
     pixels = (to_rgb(image) * 255).round().byte().permute(1, 2, 0)
     return Image.fromarray(pixels.cpu().numpy())
-
-
-def generator_for(seed: int, epoch: int, index: int) -> torch.Generator:
-    """Randomness of one image in one pass over the data: the same in whatever process, and after a resume."""
-    state = np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
 def cut(
@@ -115,13 +107,6 @@ def label_tensor(label: Image.Image) -> Tensor:
     """(H, W) int64 with -1 for void."""
     numbers = torch.from_numpy(np.array(label)).long()
     return numbers.masked_fill_(numbers == VOID, -1)
-
-
-def check_same_size(image: Image.Image, label: NDArray | None, names: tuple[str, str]) -> None:
-    """Raise an :class:`InputError` for a label map of another size than its photograph."""
-    if label is not None and label.shape != image.size[::-1]:
-        sizes = f"{image.width}x{image.height} pixels, but {names[1]} has {label.shape[1]}x{label.shape[0]}"
-        raise InputError(f"{names[0]} has {sizes}")
 
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> float:

@@ -13,9 +13,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from eagle_crops import generator_for
 from eagle_layouts import camvid, scenes, write_directory
 from eagle_sets import DataSettings, EagleDataset, build_dataset, iterate, normalise, to_picture, to_rgb
-from eagle_views import cut, flip_and_zoom, generator_for, jitter, label_tensor, maybe_blurred
+from eagle_views import cut, flip_and_zoom, jitter, label_tensor, maybe_blurred
 from shared_data import SAMPLES
 from spectralseg.commands.eigs import EigenSettings, extract_eigs
 from spectralseg.commands.features import FeatureSettings, extract_features
