@@ -6,24 +6,14 @@ Nothing in the published file is executed. The result is a checkpoint like those
 the published hyper-parameters under 'hyperparameters' and the backbone's own weights under 'backbone'.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from eagle_arguments import Parser, finish
 from eagle_checkpoints import load_into_model, published_checkpoint, save_checkpoint
 from eagle_model import EagleModel
-from spectralseg.errors import InputError, OutputError
+from spectralseg.errors import InputError
 from spectralseg.storage import make_folder
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line and exit status 1."""
-
-    def error(self, message: str) -> NoReturn:
-        """End with the message."""
-        sys.exit(f"error: {message}")
 
 
 def convert(source: Path, target: Path, overwrite: bool = False) -> None:
@@ -53,15 +43,12 @@ def convert(source: Path, target: Path, overwrite: bool = False) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("source", type=Path, metavar="IN", help="published .ckpt file")
     parser.add_argument("target", type=Path, metavar="OUT", help="file to write, .pth")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT")
-    arguments = parser.parse_args(argv)
-    try:
-        convert(arguments.source, arguments.target, arguments.overwrite)
-    except (InputError, OutputError) as error:
-        sys.exit(f"error: {error}")
+    chosen = parser.parse_args(argv)
+    finish(lambda: convert(chosen.source, chosen.target, chosen.overwrite))
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def download(url: str) -> Path:
             length = response.headers.get("Content-Length")  # None where the server does not tell
             total = None if length is None else int(length)
             with tqdm(total=total, unit="B", unit_scale=True, desc=f"downloading {name}", file=sys.stderr) as bar:
-                for chunk in _chunks(response, total):
+                for chunk in chunks(response, total):
                     file.write(chunk)
                     bar.update(len(chunk))
         read_checkpoint(incoming)
@@ -156,8 +156,11 @@ def download(url: str) -> Path:
     return target
 
 
-def _chunks(response: BinaryIO, total: int | None) -> Iterator[bytes]:
-    """The bytes of a response. Where it breaks off, an HTTPException: an OSError would look like a full disk."""
+def chunks(response: BinaryIO, total: int | None) -> Iterator[bytes]:
+    """The ``total`` bytes of a response (None: unknown), a megabyte at a time.
+
+    Where it breaks off, an HTTPException is raised: an OSError would look like a full disk.
+    """
     received = 0
     try:
         while chunk := response.read(1 << 20):
