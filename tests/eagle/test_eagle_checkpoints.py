@@ -344,6 +344,5 @@ def test_convert_from_the_command_line(tmp_path):
     command = [sys.executable, PROJECT / "eagle" / "convert_checkpoint.py", source]
     result = subprocess.run([*command, tmp_path / "eagle.pth"], capture_output=True, text=True, check=True)
     assert "13 tensors" in result.stdout
-    result = subprocess.run([*command], capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert result.stderr == "error: the following arguments are required: OUT\n"
+    with pytest.raises(SystemExit, match="^error: the following arguments are required: OUT$"):
+        convert([str(source)])

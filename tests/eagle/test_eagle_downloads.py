@@ -122,9 +122,10 @@ def test_what_broke_off_goes_on(serve, tmp_path):
     server = serve(data, cut=1_200_000)
     with pytest.raises(InputError) as error:
         fetch(server.address, tmp_path / "a.zip")
-    assert "broke off after 1200000 of 3000000 bytes; 1.2 MB are kept, the same command goes on there" in str(
-        error.value
+    line = (
+        f"cannot download {server.address}: the connection broke off after 1200000 of 3000000 bytes; 1.2 MB are kept,"
     )
+    assert str(error.value) == f"{line} the same command goes on there"
     assert not (tmp_path / "a.zip").exists()
     assert fetch(server.address, tmp_path / "a.zip").read_bytes() == data
     assert server.asked == [None, "bytes=1200000-"]
@@ -317,14 +318,23 @@ def test_a_checkpoint(serve, tmp_path, capsys, stopped):
     page = serve(b"<html>Virus scan warning</html>")
     line = stopped(download_models.main, *flags, page.address)
     assert line == (
-        f"{page.address}: what came is no checkpoint of PyTorch Lightning (a page that asks for confirmation?); save the"
-        " file with a browser"
+        f"{page.address}: what came is no checkpoint of PyTorch Lightning (a page that asks for confirmation?); save"
+        " the file with a browser"
     )
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["EAGLE COCO.ckpt"]
 
 
-def test_help_says_what_is_fetched():
-    for script, expected in (("download_datasets.py", "20 GB"), ("download_models.py", "343 MB")):
-        command = [sys.executable, PROJECT / "eagle" / script, "--help"]
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert expected in result.stdout
+def test_help_says_what_is_fetched(capsys):
+    for script, expected in ((download_datasets, "20 GB"), (download_models, "343 MB")):
+        with pytest.raises(SystemExit) as stop:
+            script.main(["--help"])
+        assert not stop.value.code
+        assert expected in capsys.readouterr().out
+
+
+def test_from_the_command_line(tmp_path):
+    (tmp_path / "a.zip").write_bytes(zipped(FILES))
+    command = [sys.executable, PROJECT / "eagle" / "download_datasets.py", "--dataset", "cocostuff"]
+    command += ["--data_root", tmp_path, "--url", f"file://{tmp_path}/a.zip"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == f"cocostuff -> {tmp_path}/cocostuff\n"
