@@ -5,6 +5,8 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
+
 from spectralseg.errors import InputError, OutputError
 
 
@@ -30,3 +32,31 @@ def describe_process() -> str:
 
     variables = [os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
     return " ".join(map(str, (os.getpid(), torch.get_num_threads(), *variables)))
+
+
+def doubled(array: np.ndarray) -> tuple[int, np.ndarray]:
+    """This process's id and twice the array; item 0 takes longest, 13 ends the process, 14 is refused, 15 is a bug."""
+    number = int(array.flat[0])
+    if number == 0:
+        time.sleep(0.3)
+    if number == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number == 14:
+        raise InputError("14 is refused")
+    if number == 15:
+        raise ZeroDivisionError("no patch")
+    return os.getpid(), 2 * array
+
+
+def slow(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def stream_slowly() -> None:
+    """Go on for long, and say when the first result is there. For a process of its own."""
+    from spectralseg.workers import stream
+
+    for number, _ in enumerate(stream(slow, iter([0.01] + [0.2] * 1000), 2)):
+        if number == 0:
+            print("first", flush=True)

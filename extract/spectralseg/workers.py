@@ -5,14 +5,19 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
 
 from spectralseg.errors import InputError, OutputError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 DIED = "its worker process died (often: out of memory; try fewer processes)"
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def attempt(work: Callable[[str], None], image_id: str) -> str | None:
@@ -45,7 +50,7 @@ def map_processes(work: Callable[[str], None], ids: Sequence[str], processes: in
                 while waiting or under_way:
                     while waiting and len(under_way) < 2 * processes:
                         image_id = waiting[-1]
-                        under_way[_submit(pool, work, image_id)] = image_id
+                        under_way[_submit(pool, attempt, work, image_id)] = image_id
                         waiting.pop()
                     for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                         problem = future.result()
@@ -58,19 +63,47 @@ def map_processes(work: Callable[[str], None], ids: Sequence[str], processes: in
 def _alone(work: Callable[[str], None], image_id: str) -> str | None:
     try:
         with _pool(1) as pool:
-            return _submit(pool, work, image_id).result()
+            return _submit(pool, attempt, work, image_id).result()
     except BrokenProcessPool:
         return DIED
 
 
-def _submit(pool: ProcessPoolExecutor, work: Callable[[str], None], image_id: str) -> Future:
-    """Hand ``work(image_id)`` to a pool, which may start a process for it.
+def stream(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
+    """Yield ``work(item)`` for all items, in their order, made in ``processes`` processes (0: in this one).
+
+    Items are taken as the results are, at most ``2 * processes`` of them ahead, so that they may be large arrays.
+    ``work``, items and results must be picklable. What ``work`` or ``items`` raises is raised here.
+
+    Raises:
+        InputError: a process died.
+    """
+    if processes == 0:
+        yield from map(work, items)
+        return
+    under_way: deque[Future] = deque()
+    finished = 0
+    try:
+        with _pool(processes) as pool:
+            for item in items:
+                under_way.append(_submit(pool, work, item))
+                if len(under_way) == 2 * processes:
+                    yield under_way.popleft().result()
+                    finished += 1
+            while under_way:
+                yield under_way.popleft().result()
+                finished += 1
+    except BrokenProcessPool:
+        raise InputError(f"item {finished + 1}: {DIED}") from None
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[..., Result], *arguments: object) -> "Future[Result]":
+    """Hand ``function(*arguments)`` to a pool, which may start a process for it.
 
     That process inherits that Ctrl-C is blocked: it is the parent's to handle, and a worker would end in a traceback.
     """
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return pool.submit(attempt, work, image_id)
+        return pool.submit(function, *arguments)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 

@@ -3,8 +3,11 @@
 import functools
 import os
 import signal
+import subprocess
+import sys
 import time
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -14,7 +17,7 @@ from running import contents, eigs_flags, features_flags, picture, start_extract
 from spectralseg.errors import InputError, OutputError
 from spectralseg.stage import Stage
 from spectralseg.storage import save_record
-from spectralseg.workers import DIED, attempt, map_processes
+from spectralseg.workers import DIED, attempt, map_processes, stream
 
 pytestmark = pytest.mark.slow  # processes take seconds to start
 
@@ -91,6 +94,85 @@ def test_a_result_that_cannot_be_written_ends_the_run(tmp_path):
     with pytest.raises(OutputError, match="the disk is full"):
         list(map_processes(work, ["output", *map(str, range(1000))], 1))
     assert len(contents(tmp_path)) < 10
+
+
+# --- streams --------------------------------------------------------------------------------------------------------
+
+
+def arrays(*numbers, taken=None):
+    """An array for each number, made when it is asked for; ``taken`` notes the numbers."""
+    for number in numbers:
+        if taken is not None:
+            taken.append(number)
+        yield np.full((200, 300), number)
+
+
+@pytest.mark.parametrize("processes", [0, 1, 2])
+def test_stream_gives_results_in_order_and_takes_items_as_it_goes(processes):
+    taken, pids = [], set()
+    for number, (pid, array) in enumerate(stream(worker_jobs.doubled, arrays(*range(12), taken=taken), processes)):
+        assert array.shape == (200, 300)
+        assert (array == 2 * number).all()
+        assert len(taken) - number <= max(1, 2 * processes)
+        pids.add(pid)
+    assert number == 11
+    assert (os.getpid() in pids) == (processes == 0)
+    assert len(pids) <= max(1, processes)
+    assert not any(psutil.pid_exists(pid) for pid in pids - {os.getpid()})
+    assert list(stream(worker_jobs.doubled, [], processes)) == []
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_stream_raises_what_its_work_and_its_items_raise(processes):
+    def broken():
+        yield np.zeros(1)
+        raise InputError("no more images")
+
+    with pytest.raises(InputError, match="^14 is refused$"):
+        list(stream(worker_jobs.doubled, arrays(1, 14, 2), processes))
+    with pytest.raises(ZeroDivisionError, match="^no patch$"):
+        list(stream(worker_jobs.doubled, arrays(15), processes))
+    with pytest.raises(InputError, match="^no more images$"):
+        list(stream(worker_jobs.doubled, broken(), processes))
+
+
+def test_stream_ends_when_a_worker_dies():
+    taken = []
+    results = stream(worker_jobs.doubled, arrays(1, 13, *range(2, 13), taken=taken), 1)
+    assert next(results)[1][0, 0] == 2
+    with pytest.raises(InputError) as caught:
+        next(results)
+    assert str(caught.value) == f"item 2: {DIED}"
+    assert len(taken) <= 4
+
+
+def test_stream_that_is_left_ends_its_workers():
+    results = stream(worker_jobs.doubled, arrays(*range(1, 12)), 2)
+    pid, _ = next(results)
+    assert psutil.pid_exists(pid)
+    results.close()
+    assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_stream_ends_with_ctrl_c_and_with_its_parent(number):
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import worker_jobs; worker_jobs.stream_slowly()"],
+        cwd=os.path.dirname(worker_jobs.__file__),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "first\n"
+    assert len(members(process)) >= 3
+    if number == signal.SIGINT:  # a terminal sends it to all processes of the group
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.kill()
+    stderr = process.communicate(timeout=60)[1]
+    assert stderr.count("Traceback") == (number == signal.SIGINT), stderr
+    wait_until(lambda: not members(process), seconds=30)
 
 
 # --- the whole command ----------------------------------------------------------------------------------------------
