@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 
 from eagle_crops import CROPS, crop_boxes, cropped_folder, generator_for, stored_label
 from eagle_data import DataSettings, check_crops
-from eagle_sources import Source, open_source
+from eagle_folders import open_source
+from eagle_sources import Source
 from spectralseg.errors import InputError
 from spectralseg.hydra_app import run, to_settings
 from spectralseg.stage import Stage, describe, rank_and_world_size

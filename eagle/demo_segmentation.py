@@ -45,7 +45,7 @@ class DemoSettings:
     overwrite: bool = False
     weights: str | None = None
     device: str = "auto"
-    precision: str = "float32"
+    dtype: str = "float32"
     res: int = 320
     flip: bool = True
     run_crf: bool = True
@@ -96,7 +96,7 @@ def main(config: DictConfig) -> None:
         if getattr(settings, name) < 1:
             raise InputError(f"{name}={getattr(settings, name)}: it must be at least 1")
     photographs = image_folder(settings.image_dir, settings.res)
-    trained = load_trained(settings.model_path, pick_device(settings.device), settings.weights, settings.precision)
+    trained = load_trained(settings.model_path, pick_device(settings.device), settings.weights, settings.dtype)
     folder = run_folder()
     stage = Stage(
         "demo_segmentation",

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from eagle_data import DataSettings, check_crops
-from eagle_sources import VOID, Source, class_names_of, directory_of, label_table
+from eagle_folders import class_names_of, directory_of
+from eagle_sources import VOID, Source, label_table
 from spectralseg.errors import InputError
 from spectralseg.stage import describe
 

@@ -43,9 +43,7 @@ class Trained:
     match: dict[int, int] = field(default_factory=dict)
 
 
-def load_trained(
-    path: str | Path, device: torch.device, weights: str | None = None, precision: str = "float32"
-) -> Trained:
+def load_trained(path: str | Path, device: torch.device, weights: str | None = None, dtype: str = "float32") -> Trained:
     """Load a checkpoint.
 
     Parameters
@@ -54,7 +52,7 @@ def load_trained(
         Ours (``.pth``) or a published Lightning file (``.ckpt``), of which nothing is executed.
     weights
         Of the backbone, instead of those that the training run used (a published file holds its own).
-    precision
+    dtype
         ``float32``, ``bfloat16`` or ``float16`` for the backbone.
 
     Raises
@@ -68,7 +66,7 @@ def load_trained(
     backbone = load_backbone(settings["backbone"], "random" if own else weights or settings.get("weights"), device)
     if own:
         load_into(backbone.model, {name: value.to(device) for name, value in own.items()}, path)
-    features_of = Featurizer(backbone, dtype=precision)
+    features_of = Featurizer(backbone, dtype=dtype)
     if features_of.dim != model.head.in_channels:
         raise InputError(
             f"{path} was trained on {model.head.in_channels} channels, {backbone.name} has {features_of.dim}"

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from PIL import Image
-from torch import Tensor
 
 from eagle_checkpoints import load_checkpoint, save_checkpoint
 from eagle_settings import TrainSettings
@@ -150,40 +149,24 @@ class Log:
     """Scalars and pictures to TensorBoard or Weights & Biases, through Accelerate's trackers."""
 
     def __init__(self, accelerator: Accelerator, settings: TrainSettings, first_step: int) -> None:
-        self.accelerator, self.logger, self.active = accelerator, settings.logger, settings.logger != "none"
-        if self.active:
+        self.accelerator, self.logger = accelerator, settings.logger
+        if self.logger is not None:
             options = {"tensorboard": {"purge_step": first_step}, "wandb": {"name": settings.experiment_name}}
-            accelerator.init_trackers("eagle", init_kwargs={settings.logger: options[settings.logger]})
+            accelerator.init_trackers("eagle", init_kwargs={self.logger: options[self.logger]})
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Log numbers by their names."""
-        if self.active:
+        if self.logger is not None:
             self.accelerator.log(values, step=step)
 
     def picture(self, name: str, picture: Image.Image, step: int) -> None:
         """Log a picture."""
-        if self.active and self.accelerator.is_main_process:
+        if self.logger is not None and self.accelerator.is_main_process:
             pixels = np.asarray(picture.convert("RGB"))[None]
             options = {"dataformats": "NHWC"} if self.logger == "tensorboard" else {}
             self.accelerator.trackers[0].log_images({name: pixels}, step=step, **options)
 
     def close(self) -> None:
         """Write what is still held back."""
-        if self.active:
+        if self.logger is not None:
             self.accelerator.end_training()
-
-
-def require_logger(name: str) -> None:
-    """Raise an :class:`InputError` that says what to install for a logger that is not there."""
-    if name == "wandb":
-        try:
-            import wandb  # noqa: F401
-        except ImportError:
-            raise InputError(
-                "logger=wandb needs the package wandb: pip install -e '.[wandb]' in the repository"
-            ) from None
-
-
-def as_floats(terms: dict[str, Tensor]) -> dict[str, float]:
-    """Scalars by name."""
-    return {name: float(value) for name, value in terms.items()}

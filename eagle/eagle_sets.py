@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 
 from eagle_crops import generator_for, open_crops
 from eagle_data import DataSettings
+from eagle_folders import open_source
 from eagle_records import EigenvectorRecords, FeatureRecords
-from eagle_sources import Source, open_source
+from eagle_sources import Source
 from eagle_views import (
     cut,
     flip_and_zoom,

@@ -9,9 +9,8 @@ from typing import Any
 from eagle_sets import DataSettings
 from spectralseg.errors import InputError
 
-PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # ours -> Accelerate's
+DTYPES = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}  # of the backbone, by mixed_precision
 SELECTIONS = ("cluster_miou", "loss", "last")
-LOGGERS = ("tensorboard", "wandb", "none")
 EICUE_SOURCES = ("learned", "precomputed")
 EICUE_COLORS = ("released", "rgb", "none")
 CENTROID_MODES = ("prototype", "medoid", "mean", "learned")
@@ -30,9 +29,9 @@ class TrainSettings(DataSettings):
     experiment_name: str = "eagle"
     overwrite: bool = False
     device: str = "auto"
-    precision: str = "float32"
+    mixed_precision: str = "no"
     num_workers: int = 2
-    logger: str = "tensorboard"
+    logger: str | None = "tensorboard"
     # the frozen backbone
     backbone: str = "dino_vits8_300ep"
     weights: str | None = None
@@ -81,9 +80,8 @@ class TrainSettings(DataSettings):
     def check(self) -> None:
         """Raise an :class:`InputError` for values that no run can have."""
         choices = {
-            "precision": tuple(PRECISIONS),
+            "mixed_precision": tuple(DTYPES),
             "select_by": SELECTIONS,
-            "logger": LOGGERS,
             "eicue_source": EICUE_SOURCES,
             "eicue_color": EICUE_COLORS,
             "centroid_mode": CENTROID_MODES,

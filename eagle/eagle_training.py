@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,16 +20,17 @@ from eagle_batches import EpochBatches, endless_batches
 from eagle_features import features_of_views
 from eagle_model import EagleModel
 from eagle_pictures import rows_of_labels
-from eagle_run import Log, RunFolder, require_logger
+from eagle_run import LOGS, Log, RunFolder
 from eagle_scores import ProbeCounts, as_classes, scores
 from eagle_sets import EagleDataset, build_dataset, to_picture
-from eagle_settings import PRECISIONS, TrainSettings
+from eagle_settings import DTYPES, TrainSettings
 from eagle_step import EagleStep, total_loss
 from eagle_validation import Sample, validate
 from featurizer import Featurizer
 from spectralseg.backbones import load_backbone
 from spectralseg.charts import confusion_picture
 from spectralseg.errors import InputError
+from spectralseg.launching import make_accelerator, start_asked_processes
 
 CHECKPOINT_FORMAT = "eagle 1"
 TAGS = {  # as published, where it logs the same
@@ -53,8 +53,11 @@ def train(settings: TrainSettings, folder: Path) -> None:
         Settings or data that no run can have; a loss that is no longer finite (the checkpoints stay).
     """
     settings.check()
-    require_logger(settings.logger)
-    accelerator = _accelerator(settings, folder)
+    start_asked_processes()
+    # In the first steps the contrast has no weight, so that its head has no gradient.
+    accelerator = make_accelerator(
+        settings.device, settings.mixed_precision, settings.logger, folder / LOGS, unused_parameters=True
+    )
     run = RunFolder(folder, settings)
     training = build_dataset(settings, "train", training=True)
     validation = build_dataset(settings, "val", training=False, res=settings.val_res)
@@ -64,18 +67,6 @@ def train(settings: TrainSettings, folder: Path) -> None:
         run.begin()
     accelerator.wait_for_everyone()
     _Training(settings, run, accelerator, training, validation).run_to_the_end()
-
-
-def _accelerator(settings: TrainSettings, folder: Path) -> Accelerator:
-    # In the first steps the contrast has no weight, so that its head has no gradient.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(
-        mixed_precision=PRECISIONS[settings.precision],
-        cpu=settings.device == "cpu",
-        log_with=None if settings.logger == "none" else settings.logger,
-        project_dir=folder / "logs",
-        kwargs_handlers=[unused],
-    )
 
 
 def _check_data(
@@ -104,7 +95,7 @@ class _Training:
         backbone = load_backbone(settings.backbone, settings.weights, accelerator.device)
         if backbone.patch_size != settings.patch_size:
             raise InputError(f"{settings.backbone} has patches of {backbone.patch_size} pixels: set patch_size to that")
-        self.features_of = Featurizer(backbone, dtype=settings.precision)
+        self.features_of = Featurizer(backbone, dtype=DTYPES[settings.mixed_precision])
         torch.manual_seed(settings.seed)
         self.model = EagleModel(
             feature_dim=self.features_of.dim,

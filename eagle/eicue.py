@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spectralseg.eigen import fix_signs
 from spectralseg.solvers import dense_leading_eigenpairs, leading_eigenpairs
 
 COLOUR_DEVIATION = 0.1
@@ -76,8 +77,9 @@ def laplacian_eigenvectors(affinity: Tensor, K: int) -> tuple[Tensor, Tensor]:
     Returns
     -------
     eigenvalues, eigenvectors
-        (B, K) ascending, (B, T, K) orthonormal. If more than half of an image's entries, but not all, are positive, all
-        of them change their sign.
+        (B, K) ascending, (B, K, T) orthonormal. Signs by :func:`spectralseg.eigen.fix_signs`, the same whatever solver
+        and machine. (The published rule negates all vectors of an image together where most of their entries are
+        positive, and leaves each one's own sign to LAPACK.)
     """
     degree = affinity.sum(dim=-1)
     scale = torch.where(degree > 0, degree, 1).rsqrt()
@@ -90,8 +92,7 @@ def laplacian_eigenvectors(affinity: Tensor, K: int) -> tuple[Tensor, Tensor]:
         values, vectors, converged = leading_eigenpairs(lambda block: matrix @ block, start, K, TOLERANCE)
     if not converged:
         values, vectors = dense_leading_eigenpairs(matrix, K)
-    positive = (vectors > 0).float().mean(dim=(1, 2), keepdim=True)
-    return 1 - values, torch.where((positive > 0.5) & (positive < 1), -vectors, vectors)
+    return 1 - values, fix_signs(vectors.mT)
 
 
 @torch.no_grad()
@@ -104,4 +105,4 @@ def eicue_eigenvectors(code: Tensor, images: Tensor, eigen_cluster: int = 4, col
         (B, eigen_cluster - 1, h, w) float32, without gradient.
     """
     _, vectors = laplacian_eigenvectors(eicue_affinity(code, images, colour), eigen_cluster)
-    return vectors[..., 1:].mT.unflatten(-1, code.shape[-2:])
+    return vectors[:, 1:].unflatten(-1, code.shape[-2:])

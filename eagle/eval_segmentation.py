@@ -44,7 +44,7 @@ class EvaluationSettings(EvaluationOptions):
     model_path: Any = None
     weights: str | None = None
     device: str = "auto"
-    precision: str = "float32"
+    dtype: str = "float32"
     pytorch_data_dir: str = ""
     dataset_name: str | None = None
     dir_dataset_name: str | None = None
@@ -67,7 +67,7 @@ def main(config: DictConfig) -> None:
     device = pick_device(settings.device)
     paths = settings.model_path if isinstance(settings.model_path, list) else [settings.model_path]
     for number, path in enumerate(paths):
-        trained = load_trained(path, device, settings.weights, settings.precision)
+        trained = load_trained(path, device, settings.weights, settings.dtype)
         dataset = data_of(trained, settings)
         folder = run_folder() if len(paths) == 1 else run_folder() / f"{number}_{Path(path).stem}"
         options = EvaluationOptions(

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
 from spectralseg.devices import pick_device
 from spectralseg.errors import InputError
@@ -16,7 +17,11 @@ PRECISIONS = ("no", "fp16", "bf16")
 
 
 def make_accelerator(
-    device: str = "auto", mixed_precision: str = "no", logger: str | None = None, log_folder: str | Path | None = None
+    device: str = "auto",
+    mixed_precision: str = "no",
+    logger: str | None = None,
+    log_folder: str | Path | None = None,
+    unused_parameters: bool = False,
 ) -> Accelerator:
     """An Accelerator for this process, one of those that a launcher started.
 
@@ -31,6 +36,8 @@ def make_accelerator(
         ``tensorboard``, ``wandb`` or None.
     log_folder
         Where the logger's files go.
+    unused_parameters
+        Whether some steps leave parameters without a gradient.
 
     Raises
     ------
@@ -55,6 +62,7 @@ def make_accelerator(
         mixed_precision=mixed_precision,
         log_with=logger,
         project_dir=log_folder,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],
     )
 
 
