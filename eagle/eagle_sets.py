@@ -3,6 +3,7 @@
 Source: Kim et al., EAGLE, CVPR 2024, and Hamilton et al., STEGO, ICLR 2022 (sizes, crops, views).
 """
 
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ class EagleDataset(Dataset):
         """Whether every image has a label map."""
         return self.source.has_labels
 
-    @property
+    @functools.cached_property
     def ids(self) -> list[str]:
         """File stem of each image."""
         return [self.source.id(index) for index in range(len(self.source))]

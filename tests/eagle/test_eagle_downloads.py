@@ -22,6 +22,7 @@ import eagle_downloads
 from eagle_downloads import fetch, unpack
 from shared_data import PROJECT
 from spectralseg import backbones, weights
+from spectralseg.backbones import Source
 from spectralseg.errors import InputError, OutputError
 
 FILES = {"images/train2017/1.jpg": b"jpeg", "annotations/train2017/1.png": b"png", "curated/train2017/list.txt": b"1\n"}
@@ -296,14 +297,16 @@ def test_models(tmp_path, monkeypatch, capsys, stopped):
         raise ConnectionError(f"{url}: no network")
 
     monkeypatch.setattr(weights, "download", absent)
+    monkeypatch.setattr(download_models, "MODELS", ("tiny",))
+    monkeypatch.setitem(backbones.SOURCES, "tiny", Source("test_vit", "folder/tiny.pth", on_hub=False))
     line = stopped(download_models.main)
-    address = f"{backbones.DINO_ADDRESS}dino_deitsmall8_300ep_pretrain/dino_deitsmall8_300ep_pretrain.pth"
-    assert line.startswith(f"the weights of dino_vits8_300ep cannot be had ({address}: no network")
+    assert line.startswith(f"the weights of tiny cannot be had ({backbones.DINO_ADDRESS}folder/tiny.pth: no network")
     path = tmp_path / "vit.pth"
-    torch.save(backbones.load_backbone("dino_vits8_300ep", "random").model.state_dict(), path)
+    torch.save(backbones.load_backbone("test_vit", "random").model.state_dict(), path)
     monkeypatch.setattr(weights, "download", lambda url: path)
-    download_models.main(["--model", "dino_vits8_300ep"])
-    assert capsys.readouterr().out.startswith("dino_vits8_300ep: vit.pth sha256:")
+    download_models.main(["--model", "tiny"])
+    assert capsys.readouterr().out.startswith("tiny: vit.pth sha256:")
+    assert "invalid choice: 'vgg'" in stopped(download_models.main, "--model", "vgg")
 
 
 def test_a_checkpoint(serve, tmp_path, capsys, stopped):

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import Cityscapes
 
-import eagle_sources
+import eagle_folders
+from eagle_folders import COCO_STUFF_COARSE, open_source
 from eagle_layouts import (
     camvid,
     cityscapes,
@@ -24,13 +25,13 @@ from eagle_layouts import (
     write_potsdam_raw,
 )
 from eagle_sets import DataSettings, EagleDataset, build_dataset, image_folder
-from eagle_sources import COCO_STUFF_COARSE, VOID, open_source
+from eagle_sources import VOID, Source
 from shared_data import reference
 from spectralseg.errors import InputError
 from spectralseg.labels import COCO_STUFF_27_CLASSES
 
 
-def open_set(root: Path, name: str, split: str = "train", **settings: object) -> eagle_sources.Source:
+def open_set(root: Path, name: str, split: str = "train", **settings: object) -> Source:
     return open_source(DataSettings(str(root), name, **settings), split)
 
 
@@ -59,7 +60,7 @@ def test_the_table_of_coco_stuff_is_the_recorded_one():
     recorded = json.loads(reference("cocostuff27.json").read_text())
     assert list(COCO_STUFF_COARSE) == recorded["fine_to_coarse"]
     assert list(COCO_STUFF_27_CLASSES) == recorded["classes"]
-    three = {name: COCO_STUFF_27_CLASSES.index(name) for name in eagle_sources.COCO_STUFF_3_CLASSES}
+    three = {name: COCO_STUFF_27_CLASSES.index(name) for name in eagle_folders.COCO_STUFF_3_CLASSES}
     assert three == recorded["three_classes"]
 
 
@@ -153,7 +154,7 @@ def test_potsdam(tmp_path, tiles):
 
 
 def test_potsdamraw(tmp_path, tiles, monkeypatch):
-    monkeypatch.setattr(eagle_sources, "POTSDAM_RAW", (1, 2, 2))
+    monkeypatch.setattr(eagle_folders, "POTSDAM_RAW", (1, 2, 2))
     write_potsdam_raw(tmp_path, tiles, (1, 2, 2))
     source = open_set(tmp_path, "potsdamraw")
     assert [source.id(index) for index in range(4)] == ["0_0_0", "0_0_1", "0_1_0", "0_1_1"]
