@@ -61,6 +61,9 @@ class EagleStep(nn.Module):
             tokens, tokens_blur = model.tokens_for_contrast(positive[1]), model.tokens_for_contrast(other[1])
             terms["contrast"] = self._contrast(tokens, tokens_blur, segments, positive[0])
             terms["contrast_blur"] = self._contrast(tokens_blur, tokens, segments_blur, other[0])
+        else:  # its head gets a gradient of zero: processes that train together wait for those of all parameters
+            idle = [*model.project_head.parameters(), *([] if model.prototypes is None else [model.prototypes])]
+            terms["eigen"] = terms["eigen"] + 0 * sum(parameter.sum() for parameter in idle)
         return {**terms, **probe_losses(model, image[1].detach(), batch.get("label"))}
 
     def _eicue(

@@ -54,10 +54,7 @@ def train(settings: TrainSettings, folder: Path) -> None:
     """
     settings.check()
     start_asked_processes()
-    # In the first steps the contrast has no weight, so that its head has no gradient.
-    accelerator = make_accelerator(
-        settings.device, settings.mixed_precision, settings.logger, folder / LOGS, unused_parameters=True
-    )
+    accelerator = make_accelerator(settings.device, settings.mixed_precision, settings.logger, folder / LOGS)
     run = RunFolder(folder, settings)
     training = build_dataset(settings, "train", training=True)
     validation = build_dataset(settings, "val", training=False, res=settings.val_res)

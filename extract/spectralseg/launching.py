@@ -8,7 +8,6 @@ from pathlib import Path
 import psutil
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 
 from spectralseg.devices import pick_device
 from spectralseg.errors import InputError
@@ -21,7 +20,6 @@ def make_accelerator(
     mixed_precision: str = "no",
     logger: str | None = None,
     log_folder: str | Path | None = None,
-    unused_parameters: bool = False,
 ) -> Accelerator:
     """An Accelerator for this process, one of those that a launcher started.
 
@@ -36,8 +34,6 @@ def make_accelerator(
         ``tensorboard``, ``wandb`` or None.
     log_folder
         Where the logger's files go.
-    unused_parameters
-        Whether some steps leave parameters without a gradient.
 
     Raises
     ------
@@ -62,7 +58,6 @@ def make_accelerator(
         mixed_precision=mixed_precision,
         log_with=logger,
         project_dir=log_folder,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],
     )
 
 

@@ -1,16 +1,20 @@
 """Training: it learns, resumes exactly, stops in time, keeps the right checkpoints."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from eagle_batches import EpochBatches
 from eagle_checkpoints import load_checkpoint
 from eagle_layouts import scenes, write_directory
-from eagle_runs import data_overrides, metrics
+from eagle_runs import EAGLE, data_overrides, metrics
+from running import environment
 
 TRAIN = "train_segmentation_eigen"
 
@@ -182,3 +186,31 @@ def test_a_small_data_set_fills_a_batch():
     (batch,) = EpochBatches(3, 8, seed=0)
     assert len(batch) == 8
     assert set(batch) == {0, 1, 2}
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(run_script: Callable[..., Path], textures: list[str], tmp_path: Path):
+    settings = [*textures, "max_steps=4", "val_freq=4", "checkpoint_freq=2", "batch_size=8"]
+    alone = run_script(TRAIN, *settings, folder="alone")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+    together = tmp_path / "together"
+    result = subprocess.run(
+        [*launch, EAGLE / f"{TRAIN}.py", *settings, f"hydra.run.dir={together}"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("cluster mIoU") == 1  # it reports once
+    one, two = metrics(alone)[-1], metrics(together)[-1]
+    assert one["loss"] == pytest.approx(two["loss"], rel=0.2)
+    assert one["linear_accuracy"] == pytest.approx(two["linear_accuracy"], abs=10)
+
+
+def test_batches_too_small_for_the_processes(
+    refused: Callable[..., str], textures: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
+    assert "batch_size=2 cannot be shared by 2 processes" in refused(TRAIN, *textures, "batch_size=2")
