@@ -285,7 +285,7 @@ class Trainer:
         def draw(_: Labelled, photograph: Image.Image) -> Labels:
             return predict(model, photograph, self.accelerator)
 
-        save_overlays(folder / "overlays", validation, self.settings.visualize, draw)
+        save_overlays(folder / "overlays", validation, self.settings.visualize, names, draw)
         print(as_table(result))
         print(f"best: mIoU {100 * best['miou']:.2f} at step {best['step']}")
         print(f"results -> {folder}")

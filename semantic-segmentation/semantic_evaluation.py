@@ -78,7 +78,7 @@ def evaluate(config: DictConfig) -> None:
         result["segments"] = {"folder": folder, "made_with": None if made_by is None else made_by["arguments"]}
         results[str(seed)] = result
         save_confusion(place / "confusion.png", confusion, names, f"mIoU {100 * result['miou']:.2f}")
-        save_overlays(place / "overlays", files, settings.visualize, _drawn_by(match, data))
+        save_overlays(place / "overlays", files, settings.visualize, names, _drawn_by(match, data))
         _print_one(folder, seed, result, names)
     content = results["None"] if settings.seeds is None else _over_seeds(results)
     content |= {"settings": asdict(settings), "spectralseg": __version__}

@@ -62,12 +62,16 @@ def save_confusion(path: Path, confusion: NDArray[np.int64], names: Sequence[str
 
 
 def save_overlays(
-    folder: Path, files: Sequence[Labelled], count: int, predict: Callable[[Labelled, Image.Image], Labels]
+    folder: Path,
+    files: Sequence[Labelled],
+    count: int,
+    names: Sequence[str],
+    predict: Callable[[Labelled, Image.Image], Labels],
 ) -> None:
     """Draw ``count`` images, evenly spread over ``files``: <id>.png with the photograph, its truth and its prediction.
 
-    ``predict(files, photograph)`` gives the class of each pixel, (H, W). Void is drawn as background. Pictures that an
-    earlier run left are removed.
+    ``predict(files, photograph)`` gives the class of each pixel, (H, W); captions name the classes, the largest first.
+    Void is drawn as background. Pictures that an earlier run left are removed.
     """
     for path in folder.glob("*.png") if folder.is_dir() else ():
         remove(path)
@@ -77,15 +81,20 @@ def save_overlays(
     for index in np.unique(np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)):
         entry = files[index]
         photograph = load_image(entry.image)
-        truth = read_truth(entry.truth)
-        panels = [
-            (entry.id, photograph),
-            ("truth", _painted(photograph, truth)),
-            ("prediction", _painted(photograph, predict(entry, photograph))),
-        ]
+        truth, prediction = read_truth(entry.truth), predict(entry, photograph)
+        panels = [(entry.id, photograph)]
+        for kind, labels in (("truth", truth), ("prediction", prediction)):
+            panels.append((f"{kind}: {_named(labels, names)}", _painted(photograph, labels)))
         with atomic_write(folder / f"{entry.id}.png") as file:
             contact_sheet(panels, columns=3).save(file, format="PNG")
 
 
 def _painted(photograph: Image.Image, labels: Labels) -> Image.Image:
     return overlay(photograph, np.where(labels == VOID, 0, labels), alpha=0.7)
+
+
+def _named(labels: Labels, names: Sequence[str]) -> str:
+    """Names of the classes in a label map but for the background, the one of most pixels first."""
+    counts = np.bincount(labels.ravel(), minlength=len(names))[1 : len(names)]
+    present = [names[1 + index] for index in np.argsort(-counts, kind="stable") if counts[index]]
+    return ", ".join(present) or names[0]

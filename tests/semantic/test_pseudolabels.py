@@ -1,0 +1,133 @@
+"""Pairing by id, sizes of label maps, reading ahead."""
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pseudolabels import enlarge, find_images, pair, patch_step, read_ahead, read_ids, read_segments, train_ids
+from semantic_settings import Data, Loader, Transform
+from spectralseg.crf import upscale_labels
+from spectralseg.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "shape", "step"),
+    [
+        (375, 500, (23, 31), 16),
+        (375, 500, (46, 62), 8),
+        (366, 500, (44, 62), 16),  # a grid twice as fine: 2 * (366 // 16), where 366 // 8 is 45
+        (366, 500, (45, 62), 8),
+        (375, 500, (26, 35), 14),
+    ],
+)
+def test_label_maps_of_patches(height: int, width: int, shape: tuple[int, int], step: int):
+    assert patch_step(shape, height, width, Path("a.png")) == step
+    labels = np.random.default_rng(0).integers(0, 21, shape).astype(np.uint8)
+    full = enlarge(labels, height, width, Path("a.png"))
+    np.testing.assert_array_equal(full, upscale_labels(labels, height, width, step))
+    assert full[0, 0] == labels[0, 0]
+    cell = step * (height // step) // shape[0]
+    assert (full[cell : 2 * cell, :cell] == labels[1, 0]).all()
+
+
+def test_a_label_map_of_pixels_stays_as_it_is():
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert enlarge(labels, 3, 4, Path("a.png")) is labels
+
+
+@pytest.mark.parametrize("shape", [(500, 375), (23, 30), (375, 499), (1, 1)])
+def test_label_maps_of_another_size(shape: tuple[int, int]):
+    with pytest.raises(InputError, match=f"a.png has {shape[1]}x{shape[0]} cells, which fits no image of 500x375"):
+        enlarge(np.zeros(shape, np.uint8), 375, 500, Path("a.png"))
+
+
+def test_numbers_beyond_the_clusters(voc):
+    voc.write(voc.segments / "a.png", np.array([[0, 20], [255, 1]]))
+    assert read_segments(voc.segments / "a.png", 2, 2, 21).max() == 255  # void
+    with pytest.raises(InputError, match=r"a.png holds the cluster number 20, but they end at 19"):
+        read_segments(voc.segments / "a.png", 2, 2, 20)
+
+
+def test_lists_of_ids(tmp_path: Path):
+    path = tmp_path / "val.txt"
+    path.write_text("b 1\r\n\na  -1\nb\n", encoding="utf-8-sig")
+    assert read_ids(path) == ["a", "b"]
+    path.write_text("\n")
+    with pytest.raises(InputError, match="is empty"):
+        read_ids(path)
+    with pytest.raises(InputError, match="cannot read the list of ids"):
+        read_ids(tmp_path / "none.txt")
+
+
+def test_pairing_is_by_id(voc):
+    for name in ("a", "b", "c"):
+        voc.add(name, [[0]], [[0]])
+    (voc.segments / "0_other.png").write_bytes(b"")  # an id of no list changes nothing
+    images = find_images(voc.voc / "JPEGImages")
+    files = pair(["c", "a"], images, voc.voc / "SegmentationClass", voc.segments)
+    assert [(f.id, f.image.stem, f.truth.stem, f.segments.stem) for f in files] == [("c",) * 4, ("a",) * 4]
+
+
+def test_files_that_are_missing_are_named(voc):
+    for name in ("a", "b", "c"):
+        voc.add(name, [[0]], [[0]])
+    images, masks = find_images(voc.voc / "JPEGImages"), voc.voc / "SegmentationClass"
+    (voc.segments / "b.png").unlink()
+    (voc.segments / "c.png").unlink()
+    with pytest.raises(InputError, match=r"label map .*segmaps/b.png is missing, and so are 1 more of 3"):
+        pair(["a", "b", "c"], images, masks, voc.segments)
+    (masks / "a.png").unlink()
+    with pytest.raises(InputError, match=r"true mask .*SegmentationClass/a.png is missing$"):
+        pair(["a"], images, masks, voc.segments)
+    with pytest.raises(InputError, match="x has no image"):
+        pair(["x"], images)
+    with pytest.raises(InputError, match="segments_dir: no such folder"):
+        pair(["a"], None, None, voc.root / "none")
+
+
+def test_all_that_is_not_held_out_trains(voc, tmp_path: Path):
+    for name in ("a", "b", "c"):
+        voc.add(name, [[0]], val=name == "b")
+    images = find_images(voc.voc / "JPEGImages")
+    val_list = voc.voc / "ImageSets" / "Segmentation" / "val.txt"
+    data = Data(20, 20, "", "images", "", str(val_list), Loader(1, 0), Transform(8, 8))
+    assert train_ids(data, images) == ["a", "c"]
+    (tmp_path / "train.txt").write_text("c\n")
+    data.train_list = str(tmp_path / "train.txt")
+    assert train_ids(data, images) == ["c"]
+    data.train_list = None
+    with pytest.raises(InputError, match="none is left to train on"):
+        train_ids(data, {"b": images["b"]})
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_reading_ahead(threads: int):
+    begun = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.002 * (number % 3))
+        return number * number
+
+    stream = read_ahead(work, range(30), threads)
+    assert next(stream) == 0
+    assert len(begun) <= 1 + 3 * max(threads, 0) + 1  # not everything at once
+    assert [0, *stream] == [number * number for number in range(30)]
+    assert sorted(begun) == list(range(30))
+
+
+def test_an_error_ends_the_reading():
+    def work(number: int) -> int:
+        if number == 2:
+            raise InputError("number 2")
+        return number
+
+    before = threading.active_count()
+    stream = read_ahead(work, range(1000), 2)
+    assert [next(stream), next(stream)] == [0, 1]
+    with pytest.raises(InputError, match="number 2"):
+        next(stream)
+    assert threading.active_count() == before

@@ -1,0 +1,257 @@
+"""Self-training: it learns, goes on where it stopped, and says what is wrong."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import self_training
+from prediction import predict
+from self_training import Trainer, self_training_loss
+from spectralseg.launching import make_accelerator
+from training_run import load_model
+
+CAT, DOG = 8, 12
+MATCHING = "matching='[(0, 0), (1, 8), (2, 12)]'"
+
+
+def checkpoint(folder: Path, name: str = "latest") -> dict[str, Any]:
+    return torch.load(folder / f"checkpoint-{name}.pth", weights_only=True)
+
+
+def assert_equal_weights(first: dict[str, Any], second: dict[str, Any], part: str = "model") -> None:
+    assert first[part].keys() == second[part].keys()
+    for name, value in first[part].items():
+        assert torch.equal(value, second[part][name]), name
+
+
+@pytest.mark.slow
+def test_it_becomes_better_than_its_pseudo_labels(train, squares, tmp_path: Path, capsys):
+    steps = ("max_train_steps=60", "lr=0.003", "evaluate_every=10", "data.loader.batch_size=6", "visualize=2")
+    result = train(*squares.settings, *steps, "logger=tensorboard", "log_every=5", "checkpoint_every=20")
+    history = result["history"]
+    assert [entry["step"] for entry in history] == [0, 20, 40, 60]
+    losses = [entry["loss"] for entry in history[1:]]
+    assert losses[-1] < 0.8 * losses[0]
+    pseudo = result["pseudo_labels"]["miou"]
+    assert 0.4 < pseudo < 0.8
+    assert history[-1]["miou"] > history[0]["miou"] + 0.2
+    assert history[-1]["miou"] > pseudo
+    assert result["final"]["miou"] == history[-1]["miou"]
+    assert result["best"]["miou"] == max(entry["miou"] for entry in history)
+    assert dict(map(tuple, result["matching"])) | {1: CAT, 2: DOG} == dict(map(tuple, result["matching"]))
+    folder = tmp_path / "run"
+    written = {path.name for path in folder.iterdir()}
+    names = {"checkpoint-latest.pth", "checkpoint-best.pth", "checkpoint-0020.pth"}
+    assert written == names | {"results.json", "confusion.png", "overlays", "tensorboard"}
+    assert list((folder / "tensorboard").rglob("events.out.tfevents.*"))
+    assert len(list((folder / "overlays").iterdir())) == 2
+    printed = capsys.readouterr().out
+    assert "12 images to train on, 6 to validate; 1 process on cpu" in printed
+    assert f"best: mIoU {100 * result['best']['miou']:.2f}" in printed
+
+
+class Stopped(KeyboardInterrupt):
+    pass
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    go = Trainer._train_step
+
+    def stopping(self: Trainer, stream: Any) -> float:
+        if self.step == step:
+            raise Stopped
+        return go(self, stream)
+
+    monkeypatch.setattr(Trainer, "_train_step", stopping)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("ema=true", "ema_decay=0.9", "gradient_accumulation_steps=2", "model.unfrozen_backbone_layers=1"),
+    ],
+)
+def test_interrupted_and_resumed_it_ends_with_the_same_weights(
+    train, squares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, settings: tuple[str, ...]
+):
+    settings = (*squares.settings, MATCHING, "max_train_steps=8", *settings)
+    train(*settings)
+    shutil.move(tmp_path / "run", tmp_path / "whole")
+    whole = checkpoint(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7)
+        with pytest.raises(SystemExit) as stop:
+            train(*settings)
+        assert stop.value.code == 130
+    assert checkpoint(tmp_path / "run")["step"] == 6  # of the evaluation before
+    capsys.readouterr()
+    result = train(*settings)
+    assert "going on at step" in capsys.readouterr().out
+    resumed = checkpoint(tmp_path / "run")
+    assert resumed["step"] == whole["step"] == 8
+    for part in ("model", "ema") if whole["ema"] else ("model",):
+        assert_equal_weights(whole, resumed, part)
+    assert resumed["history"] == whole["history"] == result["history"]
+    assert_equal_weights(checkpoint(tmp_path / "whole", "best"), checkpoint(tmp_path / "run", "best"))
+    if whole["ema"]:
+        assert any(not torch.equal(value, whole["ema"][name]) for name, value in whole["model"].items())
+
+
+def test_mixed_precision(train, squares):
+    settings = (*squares.settings, MATCHING, "max_train_steps=1")
+    full, mixed = train(*settings), train(*settings, "mixed_precision=bf16", "overwrite=true")
+    losses = [result["history"][-1]["loss"] for result in (full, mixed)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_a_finished_training_is_not_repeated(train, squares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = train(*squares.settings, MATCHING)
+    before = checkpoint(tmp_path / "run")
+    interrupt_at(monkeypatch, 0)  # a step more would raise
+    assert train(*squares.settings, MATCHING) == first
+    assert_equal_weights(before, checkpoint(tmp_path / "run"))
+
+
+def test_a_training_with_other_settings_is_not_continued(train, refused, squares, tmp_path: Path):
+    train(*squares.settings, MATCHING, "max_train_steps=2")
+    message = refused(train, *squares.settings, "matching='[(0, 0), (1, 8), (2, 3)]'", "max_train_steps=2", "lr=0.1")
+    assert "holds a training, but with lr=0.005 instead of 0.1, matching=" in message
+    assert "overwrite=true" in message
+    result = train(*squares.settings, MATCHING, "max_train_steps=2", "lr=0.1", "overwrite=true")
+    assert checkpoint(tmp_path / "run")["settings"]["lr"] == 0.1
+    assert len(result["history"]) < 4
+    (tmp_path / "run" / "checkpoint-latest.pth").write_bytes(b"damaged")
+    assert "checkpoint-latest.pth cannot be read" in refused(train, *squares.settings, MATCHING)
+
+
+def test_the_schedule(train, squares, monkeypatch: pytest.MonkeyPatch):
+    """lr falls linearly to 0 without warm-up; weight decay is AdamW's."""
+    seen = []
+    step = torch.optim.AdamW.step
+
+    def noting(self, *arguments, **options):
+        seen.append((self.param_groups[0]["lr"], self.param_groups[0]["weight_decay"]))
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noting)
+    train(*squares.settings, MATCHING, "lr=0.01", "max_train_steps=5", "gradient_accumulation_steps=2")
+    assert [rate for rate, _ in seen] == pytest.approx([0.01, 0.008, 0.006, 0.004, 0.002])
+    assert seen[0][1] == 1e-8
+
+
+def test_predictions_are_written_and_evaluated(train, evaluate, refused, squares, tmp_path: Path):
+    result = train(*squares.settings, MATCHING, "max_train_steps=20", "lr=0.003", "ema=true", "ema_decay=0.5")
+    generate = ("job_type=generate", *squares.settings)
+    shutil.rmtree(squares.segments)  # no need of them any more
+    train(*generate)
+    predictions = tmp_path / "run" / "predictions"
+    assert sorted(path.stem for path in predictions.glob("*.png")) == sorted(f"val{index}" for index in range(6))
+    network, content = load_model(tmp_path / "run" / "checkpoint-best.pth")
+    accelerator = make_accelerator("cpu")
+    with Image.open(squares.voc / "JPEGImages" / "val0.jpg") as image:
+        expected = predict(network.eval(), image.convert("RGB"), accelerator)
+    written = Image.open(predictions / "val0.png")
+    assert written.mode == "P"
+    np.testing.assert_array_equal(np.asarray(written), expected)
+    scored = evaluate(squares.settings[0], f"segments_dir={predictions}", "matching=identity")
+    assert scored["miou"] == pytest.approx(result["best"]["miou"], abs=1e-12)
+    assert scored["segments"]["made_with"]["step"] == content["step"] == result["best"]["step"]
+    before = (predictions / "val0.png").stat().st_mtime_ns
+    train(*generate, "generate_list=all", "checkpoint=run/checkpoint-best.pth")  # goes on
+    assert len(list(predictions.glob("*.png"))) == 18
+    assert (predictions / "val0.png").stat().st_mtime_ns == before
+    assert "already holds 18" in refused(train, *generate, "checkpoint=run/checkpoint-latest.pth")
+
+
+def test_checkpoints_that_cannot_be_used(train, refused, squares, tmp_path: Path):
+    generate = ("job_type=generate", *squares.settings)
+    assert "no such checkpoint: " in refused(train, *generate)
+    torch.save({"model": {}}, tmp_path / "other.pth")
+    assert "is no checkpoint of this self-training" in refused(train, *generate, "checkpoint=other.pth")
+
+
+def test_crf_before_self_training(train, squares, tmp_path: Path):
+    result = train(*squares.settings, "crf=true", "crf_processes=0", "max_train_steps=1")
+    assert len(list((tmp_path / "run" / "crf").glob("*.png"))) == 18  # the match is found on sharpened maps too
+    coarse = train(*squares.settings, "max_train_steps=1", "overwrite=true")
+    assert result["pseudo_labels"]["miou"] > coarse["pseudo_labels"]["miou"]  # noise in the cells is smoothed away
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("segments_dir=null", "segments_dir=... is missing"),
+        ("job_type=eval", "no job_type 'eval'"),
+        ("model.name=unet", "no model.name 'unet'"),
+        ("model.backbone=lab_hog", "lab_hog"),
+        ("model.weights=/none.pth", "no such weights file: /none.pth"),
+        ("data.loader.batch_size=13", "more than the 12 images"),
+        ("data.loader.batch_size=1", "at least 2"),
+        ("data.transform.resize_size=40", "resize_size=40 is below crop_size=48"),
+        ("data.transform.std=[1,1,0]", "data.transform.std must have"),
+        ("max_train_steps=0", "max_train_steps=0: it must be at least 1"),
+        ("lr=-1", "lr must be above 0"),
+        ("ema_decay=1", "ema_decay between 0 and 1"),
+        ("model.unfrozen_backbone_layers=-2", "or -1 to train all"),
+        ("mixed_precision=fp16", "fp16 needs a GPU"),
+        ("device=nowhere", "no device 'nowhere'"),
+        ("logger=paper", "no logger 'paper'"),
+        ("matching='[(0, 0)]'", "matching says nothing about its cluster"),
+        ("unfrozen_backbone_layers=1", "there is no setting"),
+    ],
+)
+def test_bad_settings(train, refused, squares, tmp_path: Path, override: str, message: str):
+    assert message in refused(train, *squares.settings, *(() if "matching" in override else (MATCHING,)), override)
+    assert not list(tmp_path.glob("run/*.pth")) or "matching" in override
+
+
+def test_a_bad_file_is_named(train, refused, squares):
+    (squares.segments / "train3.png").unlink()
+    assert "segmaps/train3.png is missing" in refused(train, *squares.settings, MATCHING)
+    squares.write(squares.segments / "train3.png", np.zeros((7, 7)))
+    assert "train3.png has 7x7 cells" in refused(train, *squares.settings, MATCHING)
+    squares.write(squares.segments / "train3.png", np.zeros((4, 5)))
+    (squares.voc / "JPEGImages" / "train3.jpg").write_bytes(b"damaged")
+    assert "train3.jpg cannot be read as an image" in refused(train, *squares.settings, MATCHING, "overwrite=true")
+
+
+def test_the_loss_leaves_void_out():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4), dtype=torch.uint8)
+    expected = torch.nn.functional.cross_entropy(logits[:1], labels[:1].long())
+    labels[1] = 255
+    torch.testing.assert_close(self_training_loss(logits, labels), expected)
+    labels[:] = 255
+    assert self_training_loss(logits, labels) == 0
+
+
+def test_the_config_is_the_published_one(monkeypatch: pytest.MonkeyPatch):
+    """Defaults of train.yaml as the paper's, seen through the script's own eyes."""
+    seen = {}
+
+    def note(config):
+        settings = self_training.to_settings(config, self_training.TrainSettings)
+        settings.check = lambda: None
+        seen.update(json.loads(json.dumps(settings.__dict__, default=vars)))
+
+    note.__module__ = self_training.__name__
+    from shared_data import PROJECT
+    from spectralseg.hydra_app import run
+
+    run(note, PROJECT, "semantic-segmentation/train", [])
+    assert (seen["lr"], seen["max_train_steps"], seen["weight_decay"], seen["seed"]) == (0.005, 5000, 1e-8, 1)
+    assert seen["model"] == {
+        "name": "deeplabv3plus", "backbone": "dino_resnet50", "weights": None, "unfrozen_backbone_layers": 1,
+    }  # fmt: skip
+    data = seen["data"]
+    assert (data["num_classes"], data["num_clusters"]) == (20, 20)
+    assert data["loader"] == {"batch_size": 144, "num_workers": 8}
+    assert (data["transform"]["resize_size"], data["transform"]["crop_size"]) == (256, 224)
