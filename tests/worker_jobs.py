@@ -34,6 +34,10 @@ def describe_process() -> str:
     return " ".join(map(str, (os.getpid(), torch.get_num_threads(), *variables)))
 
 
+def note_nothing(image_id: str) -> None:
+    """Nothing at all, in a worker."""
+
+
 def doubled(array: np.ndarray) -> tuple[int, np.ndarray]:
     """This process's id and twice the array; item 0 takes longest, 13 ends the process, 14 is refused, 15 is a bug."""
     number = int(array.flat[0])

@@ -4,7 +4,6 @@ Models are timm's. Weights come from a local file, the published address, or tim
 """
 
 import contextlib
-import ctypes
 import io
 import math
 import types
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spectralseg import weights as checkpoints
+from spectralseg.devices import keep_freed_memory as keep_freed_memory  # under its former name too
 from spectralseg.errors import InputError
 from spectralseg.lab_hog import LabHog
 
@@ -249,16 +249,3 @@ def resize_dino_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
     factor = ((rows + 0.1) / side, (columns + 0.1) / side)
     resized = functional.interpolate(on_grid, scale_factor=factor, mode="bicubic")
     return torch.cat([positions[:, :1], resized.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory instead of returning it after each layer; without glibc this does nothing.
-
-    Activations of some ten megabytes are otherwise mapped, zeroed and unmapped for every layer of every image, which
-    costs a tenth of the time of a ViT on a CPU.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # names of mallopt's parameters in malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(mmap_threshold, 32 << 20)  # the largest value that glibc takes
-        mallopt(trim_threshold, (1 << 31) - 1)

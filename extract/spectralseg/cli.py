@@ -22,6 +22,7 @@ from typing import Any
 import fire
 
 from spectralseg.errors import InputError, OutputError
+from spectralseg.workers import start_server
 
 Command = Callable[..., None]
 
@@ -51,6 +52,8 @@ def _main(commands: Sequence[Command], argv: Sequence[str] | None) -> None:
             raise InputError(f"no command '{argv[0]}'{_guess(argv[0], table)}; commands: {', '.join(table)}")
         argv[1:] = _checked_flags(table[argv[0]], argv[1:])
         for call in _parse(table, argv):
+            if call.keywords.get("multiprocessing"):
+                start_server()
             call()
     except (InputError, OutputError) as error:
         sys.exit(f"error: {error}")
@@ -63,9 +66,9 @@ def _name() -> str:
     return os.path.basename(sys.argv[0])
 
 
-def _parse(table: dict[str, Command], argv: Sequence[str]) -> list[Callable[[], None]]:
+def _parse(table: dict[str, Command], argv: Sequence[str]) -> list[functools.partial[None]]:
     """What the command line asks for, ready to be called. Fire's complaints (a page each) become one line."""
-    calls: list[Callable[[], None]] = []
+    calls: list[functools.partial[None]] = []
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             fire.Fire({name: _deferred(command, calls) for name, command in table.items()}, command=argv, name=_name())
@@ -135,7 +138,7 @@ def _guess(name: str, known: typing.Iterable[str], prefix: str = "") -> str:
     return f" (did you mean {prefix}{spellings[close[0]]}?)" if close else ""
 
 
-def _deferred(command: Command, calls: list[Callable[[], None]]) -> Command:
+def _deferred(command: Command, calls: list[functools.partial[None]]) -> Command:
     """A stand-in with the same signature and help that notes the call; Fire then finds nothing left to complain of."""
 
     @functools.wraps(command)

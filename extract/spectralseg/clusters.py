@@ -4,8 +4,6 @@ Source: Melas-Kyriazi et al., "Deep Spectral Methods", CVPR 2022, section 3.5.
 """
 
 import numpy as np
-from sklearn.cluster import MiniBatchKMeans
-from sklearn.decomposition import PCA
 
 from spectralseg.errors import InputError
 
@@ -36,6 +34,9 @@ def cluster_features(features: np.ndarray, num_clusters: int, seed: int = 0, pca
         raise InputError(f"{num_clusters} clusters of {count} segments: ask for 1 to {count}")
     if not 0 <= pca_dim <= min(count, dimension):
         raise InputError(f"pca_dim={pca_dim} of {count} features with {dimension} dimensions")
+    from sklearn.cluster import MiniBatchKMeans  # take seconds to import, which most commands need not wait for
+    from sklearn.decomposition import PCA
+
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     features = features / np.where(norms > 0, norms, 1)
     if pca_dim:

@@ -1,5 +1,6 @@
-"""Choice of the device."""
+"""Choice of the device, and how its memory is kept."""
 
+import ctypes
 import os
 
 import torch
@@ -39,3 +40,16 @@ def pick_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch raises AssertionError where it was built without CUDA
         raise InputError(f"no device '{name}' here: {str(error).splitlines()[0]}") from None
     return device
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory instead of returning it after each layer; without glibc this does nothing.
+
+    Activations of some ten megabytes are otherwise mapped, zeroed and unmapped for every layer of every image, which
+    costs a tenth of the time of a ViT on a CPU.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # names of mallopt's parameters in malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(mmap_threshold, 32 << 20)  # the largest value that glibc takes
+        mallopt(trim_threshold, (1 << 31) - 1)

@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 from scipy import ndimage
-from sklearn.cluster import KMeans
 
 from spectralseg.errors import InputError
 
@@ -78,6 +77,8 @@ def kmeans_segments(points: np.ndarray, num_segments: int, seed: int = 0) -> np.
     """
     if num_segments < 1:
         raise InputError(f"{num_segments} segments: there must be at least one")
+    from sklearn.cluster import KMeans  # takes seconds to import, which most commands need not wait for
+
     distinct = len(np.unique(points, axis=0))
     num_segments = min(num_segments, distinct)
     return KMeans(num_segments, n_init=KMEANS_STARTS, random_state=seed).fit_predict(points)

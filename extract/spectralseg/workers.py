@@ -4,16 +4,20 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from spectralseg.errors import InputError, OutputError
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+PRELOADED = ["spectralseg.commands.eigs", "spectralseg.commands.masks", "spectralseg.commands.semantic"]  # and so torch
 DIED = "its worker process died (often: out of memory; try fewer processes)"
 
 Item = TypeVar("Item")
@@ -96,24 +100,49 @@ def stream(work: Callable[[Item], Result], items: Iterable[Item], processes: int
         raise InputError(f"item {finished + 1}: {DIED}") from None
 
 
-def _submit(pool: ProcessPoolExecutor, function: Callable[..., Result], *arguments: object) -> "Future[Result]":
-    """Hand ``function(*arguments)`` to a pool, which may start a process for it.
+def start_server() -> None:
+    """Start the process that workers are forked from, where it is not running yet.
 
-    That process inherits that Ctrl-C is blocked: it is the parent's to handle, and a worker would end in a traceback.
+    It imports torch, which takes seconds: a command that is going to need workers starts it before its own imports.
     """
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    if _context().get_start_method() == "forkserver":
+        resource_tracker.ensure_running()  # or the server's start would do it, and unblock Ctrl-C
+        with _environment(ONE_THREAD), _ctrl_c_blocked():
+            forkserver.set_forkserver_preload(PRELOADED)
+            forkserver.ensure_running()
+
+
+def _context() -> BaseContext:
+    """How processes are started: forked from a server that has imported torch and done nothing else.
+
+    To import it in each would take seconds, and to fork this process, whose torch may have started threads, may
+    deadlock. On macOS, whose system libraries are not made for forking, each process starts from nothing.
+    """
+    return multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[..., Result], *arguments: object) -> "Future[Result]":
+    """Hand ``function(*arguments)`` to a pool, which may start a process for it."""
+    with _ctrl_c_blocked():
         return pool.submit(function, *arguments)
+
+
+@contextlib.contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """For processes that are started meanwhile, which would end in a traceback: it is this process's to handle."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
 def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of spawned processes (forking after torch has started its threads may deadlock), one thread each."""
-    with _environment(dict.fromkeys(THREAD_VARIABLES, "1")):
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_initialize)
+    """A pool of processes of one thread each."""
+    start_server()
+    with _environment(ONE_THREAD):
+        pool = ProcessPoolExecutor(processes, mp_context=_context(), initializer=_initialize)
         try:
             yield pool
         finally:

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -64,6 +66,24 @@ def test_processes_have_one_thread_each(tmp_path, monkeypatch):
     assert os.getpid() not in pids
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_workers_are_forked_from_a_process_without_threads():
+    """Which cannot deadlock them: a lock that another thread held would stay locked in the copy."""
+    list(map_processes(worker_jobs.note_nothing, ["a"], 1))
+    server = psutil.Process(forkserver._forkserver._forkserver_pid)
+    assert server.ppid() == os.getpid()
+    assert server.num_threads() == 1
+    assert any("torch" in Path(library.path).name for library in server.memory_maps())
+
+
+def test_a_killed_server_ends_no_run(tmp_path):
+    work = functools.partial(worker_jobs.work, str(tmp_path))
+    ids = [f"image{index}" for index in range(8)]
+    results = map_processes(work, ids, 2)
+    first = next(results)
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+    assert dict([first, *results]) == dict.fromkeys(ids)
 
 
 def test_a_killed_worker_costs_its_own_image_alone(tmp_path, capsys):

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spectralseg.backbones import keep_freed_memory, load_backbone
+from spectralseg.backbones import load_backbone
 from spectralseg.clusters import cluster_features
-from spectralseg.devices import pick_device
+from spectralseg.devices import keep_freed_memory, pick_device
 from spectralseg.errors import InputError
 from spectralseg.images import find_image, load_image, to_tensor
 from spectralseg.regions import infer_grid, segment_boxes

@@ -11,8 +11,7 @@ from scipy.sparse import coo_array
 from torch import Tensor
 
 from spectralseg.affinity import COLOUR_AFFINITIES, colour_grid
-from spectralseg.backbones import keep_freed_memory
-from spectralseg.devices import pick_device
+from spectralseg.devices import keep_freed_memory, pick_device
 from spectralseg.eigen import AFFINITIES, LAPLACIANS, SOLVERS, spectral_eigenvectors
 from spectralseg.errors import InputError
 from spectralseg.images import find_image, load_image, patch_grid

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from spectralseg.backbones import Backbone, keep_freed_memory, load_backbone
-from spectralseg.devices import pick_device
+from spectralseg.backbones import Backbone, load_backbone
+from spectralseg.devices import keep_freed_memory, pick_device
 from spectralseg.errors import InputError
 from spectralseg.images import crop_to_patches, load_image, read_images_list
 from spectralseg.stage import Stage
