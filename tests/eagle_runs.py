@@ -17,6 +17,7 @@ CONFIGS = {
     "train_segmentation_eigen": "eagle/train_config_cocostuff",
     "eval_segmentation": "eagle/eval_config",
     "demo_segmentation": "eagle/demo_config",
+    "crop_datasets": "eagle/crop_config",
 }
 
 
