@@ -70,7 +70,8 @@ def upscale_labels(labels: np.ndarray, height: int, width: int, step: int) -> np
 
 def _nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:
     rows, columns = labels.shape
-    return labels[np.arange(height)[:, None] * rows // height, np.arange(width) * columns // width]
+    widened = labels.take(np.arange(width) * columns // width, axis=1)  # many times faster than indexing at once
+    return widened.take(np.arange(height) * rows // height, axis=0)
 
 
 def dense_crf(image: np.ndarray, labels: np.ndarray, num_classes: int, settings: CrfSettings) -> np.ndarray:
