@@ -53,14 +53,47 @@ def confusion_matrix(
     labels, truth = _array(labels), _array(truth)
     if labels.shape != truth.shape:
         raise InputError(f"labels of shape {labels.shape} do not fit a truth of shape {truth.shape}")
+    if labels.dtype == truth.dtype == np.uint8:
+        counts = _byte_counts(labels, truth)
+        if void is not None and 0 <= void < 256:
+            counts[:, void] = 0
+        extent = [int(np.flatnonzero(counts.any(axis=axis)).max(initial=0)) for axis in (1, 0)]
+        _check_range((0, extent[0]), num_clusters, "cluster")
+        _check_range((0, extent[1]), num_classes, "class")
+        return _fitted(counts, num_clusters, num_classes)
     if void is not None and (valid := truth != void).sum() < truth.size:
         labels, truth = labels[valid], truth[valid]
+    if not labels.size:
+        return np.zeros((num_clusters, num_classes), dtype=np.int64)
     for numbers, count, name in ((labels, num_clusters, "cluster"), (truth, num_classes, "class")):
-        if numbers.size and not 0 <= numbers.min() <= numbers.max() < count:
-            wrong = numbers.min() if numbers.min() < 0 else numbers.max()
-            raise InputError(f"{name} number {wrong} is not among the {count} expected, 0 to {count - 1}")
+        _check_range((numbers.min(), numbers.max()), count, name)
     pairs = labels.ravel().astype(np.int64) * num_classes + truth.ravel()
     return np.bincount(pairs, minlength=num_clusters * num_classes).reshape(num_clusters, num_classes)
+
+
+def _check_range(extent: tuple[int, int], count: int, name: str) -> None:
+    wrong = extent[0] if extent[0] < 0 else extent[1]
+    if not 0 <= wrong < count:
+        raise InputError(f"{name} number {wrong} is not among the {count} expected, 0 to {count - 1}")
+
+
+def _byte_counts(labels: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Counts (256, 256) of the pairs of two maps, by runs: neighbours in a label map are mostly equal."""
+    pairs = labels.ravel().astype(np.uint16)
+    pairs <<= 8
+    pairs |= truth.ravel()
+    if not pairs.size:
+        return np.zeros((256, 256), dtype=np.int64)
+    ends = np.append(np.flatnonzero(pairs[1:] != pairs[:-1]), pairs.size - 1)
+    lengths = np.diff(ends, prepend=-1)  # as floats below, which are exact to 2**53
+    return np.bincount(pairs[ends], weights=lengths, minlength=256 * 256).astype(np.int64).reshape(256, 256)
+
+
+def _fitted(counts: NDArray[np.int64], rows: int, columns: int) -> NDArray[np.int64]:
+    """The first rows and columns, or more of them that are empty."""
+    if max(rows, columns) > len(counts):
+        counts = np.pad(counts, (0, max(rows, columns) - len(counts)))
+    return np.ascontiguousarray(counts[:rows, :columns])
 
 
 def _array(numbers: ArrayLike | Tensor) -> np.ndarray:

@@ -93,6 +93,29 @@ def test_streaming_equals_all_at_once(counts: np.ndarray, parts: int):
     np.testing.assert_array_equal(streamed, counts)
 
 
+@given(
+    hnp.arrays(np.uint8, st.tuples(st.integers(0, 9), st.integers(1, 9)), elements=st.integers(0, 4)),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([255, 3, -1, None]),
+)
+def test_bytes_count_as_other_numbers_do(labels: np.ndarray, seed: int, void: int | None):
+    truth = np.random.default_rng(seed).choice(np.uint8([0, 1, 2, 3]), labels.shape)
+    for clusters, classes in ((5, 4), (300, 300)):
+        np.testing.assert_array_equal(
+            confusion_matrix(labels, truth, clusters, classes, void),
+            confusion_matrix(labels.astype(int), truth.astype(int), clusters, classes, void),
+        )
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+def test_what_is_beyond_is_said_whatever_the_type(kind: type):
+    labels, truth = np.array([0, 7, 9], kind), np.array([0, 1, 255], kind)
+    with pytest.raises(InputError, match="cluster number 7 is not among the 5 expected, 0 to 4"):
+        confusion_matrix(labels, truth, 5, 2)
+    with pytest.raises(InputError, match="class number 1 is not among the 1 expected"):
+        confusion_matrix(labels, truth, 8, 1)
+
+
 # matching
 
 
