@@ -72,10 +72,12 @@ class FeatureRecords(Records):
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
-    def about(self, image_id: str) -> dict[str, Any]:
-        """What an image's record tells of its backbone: ``model_name``, ``weights``, ``patch_size``, where it does."""
-        record = load_features(self.folder / f"{image_id}{self.suffix}")
-        return {name: record[name] for name in ("model_name", "weights", "patch_size") if name in record}
+    def require_weights(self, image_id: str, weights: str) -> None:
+        """Raise an :class:`InputError` where an image's record tells of other weights than these."""
+        path = self.folder / f"{image_id}{self.suffix}"
+        stored = load_features(path).get("weights", weights)  # the published code does not tell
+        if stored != weights:
+            raise InputError(f"features_dir: {path} is of the weights {stored}, the backbone has {weights}")
 
 
 class EigenvectorRecords(Records):

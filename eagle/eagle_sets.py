@@ -114,9 +114,16 @@ class EagleDataset(Dataset):
         """An image, RGB and whole."""
         return self.source.photograph(index)
 
-    def features_about(self) -> dict[str, Any]:
-        """What the stored features tell of their backbone (``model_name``, ``weights``, ...); {} without any."""
-        return {} if self.features is None else self.features.about(self.source.id(0))
+    def require_backbone(self, weights: str) -> None:
+        """Raise an :class:`InputError` where the stored features are of another backbone.
+
+        Parameters
+        ----------
+        weights
+            What the backbone in use tells of its weights (:attr:`spectralseg.backbones.Backbone.weights`).
+        """
+        if self.features is not None:
+            self.features.require_weights(self.source.id(0), weights)
 
     def begin_epoch(self, epoch: int) -> None:
         """Say which pass over the data begins, counted from 0 and over resumes: it decides the random draws."""

@@ -239,8 +239,13 @@ def test_stored_records(records):
     plain = open_set(records)[1]
     assert torch.equal(item["img_blur"], plain["img_blur"])
     assert set(open_set(records, "val", training=False, **stored)[0]) == {"id", "index", "img", "label"}
-    assert dataset.features_about()["weights"] == record["weights"]
-    assert open_set(records).features_about() == {}
+    for same in (dataset, open_set(records)):
+        same.require_backbone(record["weights"])
+    with pytest.raises(InputError) as error:
+        dataset.require_backbone("vit.pth sha256:0123")
+    path = f"{records}/features/scene0.pth"
+    expected = f"features_dir: {path} is of the weights {record['weights']}, the backbone has vit.pth sha256:0123"
+    assert str(error.value) == expected
 
 
 def test_records_that_do_not_fit(records):
