@@ -3,13 +3,17 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pseudolabels import pair
 from running import environment, error_line
+from semantic_evaluation import count
+from semantic_settings import Data, Loader, Transform
 from shared_data import PROJECT, reference
 
 FOLDER = PROJECT / "semantic-segmentation"
@@ -186,6 +190,24 @@ def test_bad_overrides(evaluate, refused, voc, tmp_path: Path, override: str, me
     voc.add("a", [[0, 8]], [[0, 1]])
     assert message in refused(evaluate, *voc.settings, override)
     assert not list(tmp_path.glob("results/*"))
+
+
+def test_memory_does_not_grow_with_the_images(voc):
+    """Of 60 images no more is held than of 15, and never all their pixels."""
+    size, random = (300, 400), np.random.default_rng(0)
+    for index in range(60):
+        labels = random.integers(0, 21, (3, 4)).repeat(100, 0).repeat(100, 1)
+        voc.add(f"{index}", labels, labels)
+    masks = voc.voc / "SegmentationClass"
+    data = Data(20, 20, "", "", str(masks), "", Loader(1, 0), Transform(8, 8))
+    peaks = []
+    for count_of_images in (15, 60):
+        files = pair([str(index) for index in range(count_of_images)], None, masks, voc.segments)
+        tracemalloc.start()
+        assert count(files, data).sum() == count_of_images * size[0] * size[1]
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0] < 60 * size[0] * size[1]
 
 
 # as users start it

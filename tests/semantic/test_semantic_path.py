@@ -1,0 +1,104 @@
+"""README's whole path, shrunk: real images -> pseudo-labels -> evaluation -> self-training -> evaluated predictions."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import extract
+from spectralseg.cli import main as extract_main
+
+TRAIN_IMAGES, VAL_IMAGES = 6, 4
+
+
+@pytest.fixture
+def part(voc2012: Path, tmp_path: Path) -> Path:
+    """A part of VOC2012 in its layout."""
+    source, target = voc2012 / "VOCdevkit" / "VOC2012", tmp_path / "VOC2012" / "VOCdevkit" / "VOC2012"
+    lists = {
+        name: (source / "ImageSets" / "Segmentation" / f"{name}.txt").read_text().split() for name in ("train", "val")
+    }
+    chosen = {"train": lists["train"][:TRAIN_IMAGES], "val": lists["val"][:VAL_IMAGES]}
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (target / folder).mkdir(parents=True)
+    for name, ids in chosen.items():
+        (target / "ImageSets" / "Segmentation" / f"{name}.txt").write_text("\n".join(ids))
+        for image_id in ids:
+            shutil.copy(source / "JPEGImages" / f"{image_id}.jpg", target / "JPEGImages")
+            if name == "val":  # no truth is needed to train
+                shutil.copy(source / "SegmentationClass" / f"{image_id}.png", target / "SegmentationClass")
+    return tmp_path / "VOC2012"
+
+
+def run_extract(command: str, **flags: object) -> None:
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    extract_main(extract.COMMANDS, [command, *words])
+
+
+@pytest.mark.slow
+def test_from_images_to_an_evaluated_self_trained_model(part: Path, evaluate, train, tmp_path: Path):
+    images, maps = (
+        part / "VOCdevkit" / "VOC2012" / "JPEGImages",
+        part / "semantic_segmentations" / "patches" / "segmaps",
+    )
+    names = part / "images.txt"
+    names.write_text("".join(f"{path.name}\n" for path in sorted(images.iterdir())))
+    listed = {"images_list": names, "images_root": images}
+    features, eigs, segments = part / "features", part / "eigs", part / "segments"
+    boxes = {name: part / "boxes" / f"{name}.pth" for name in ("bboxes", "bbox_features", "bbox_clusters")}
+    run_extract("extract_features", **listed, model_name="lab_hog", batch_size=1, output_dir=features)
+    run_extract("extract_eigs", images_root=images, features_dir=features, output_dir=eigs, K=5)
+    run_extract(
+        "extract_multi_region_segmentations",
+        **{"features_dir": features, "eigs_dir": eigs, "output_dir": segments, "non_adaptive_num_segments": 15},
+    )
+    run_extract(
+        "extract_bboxes",
+        **{"features_dir": features, "segmentations_dir": segments, "output_file": boxes["bboxes"]},
+        num_erode=2,
+        num_dilate=5,
+    )
+    run_extract(
+        "extract_bbox_features",
+        **{"model_name": "lab_hog", "images_root": images, "bbox_file": boxes["bboxes"]},
+        output_file=boxes["bbox_features"],
+    )
+    run_extract(
+        "extract_bbox_clusters",
+        bbox_features_file=boxes["bbox_features"],
+        output_file=boxes["bbox_clusters"],
+        num_clusters=20,
+    )
+    run_extract(
+        "extract_semantic_segmentations",
+        **{"segmentations_dir": segments, "bbox_clusters_file": boxes["bbox_clusters"], "output_dir": maps},
+    )
+
+    data, segmaps = f"data.root={part}", f"segments_dir={maps}"
+    before = evaluate(data, segmaps, "visualize=2")
+    assert before["images"] == VAL_IMAGES
+    assert 0 < before["miou"] < 0.5
+    assert before["segments"]["made_with"]["cluster_offset"] == 1
+    assert len(list((tmp_path / "results" / "overlays").iterdir())) == 2
+
+    trained = train(
+        data, segmaps, "matching=results/results.json", "max_train_steps=16", "lr=0.003", "evaluate_every=4"
+    )
+    history = trained["history"]
+    assert trained["matching"] == before["matching"]
+    assert history[-1]["loss"] < history[1]["loss"]
+    assert history[-1]["miou"] > history[0]["miou"]
+
+    train("job_type=generate", data, "generate_list=all")
+    predictions = tmp_path / "run" / "predictions"
+    assert len(list(predictions.glob("*.png"))) == TRAIN_IMAGES + VAL_IMAGES
+    after = evaluate(data, f"segments_dir={predictions}", "matching=identity")
+    assert after["miou"] == pytest.approx(trained["best"]["miou"], abs=1e-12)
+    for path in predictions.glob("*.png"):
+        with Image.open(path) as labels, Image.open(images / f"{path.stem}.jpg") as image:
+            assert labels.size == image.size
+            assert np.asarray(labels).max() <= 20
+    assert json.loads((predictions / "stage.json").read_text())["command"] == "generate"
