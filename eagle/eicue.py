@@ -104,5 +104,7 @@ def eicue_eigenvectors(code: Tensor, images: Tensor, eigen_cluster: int = 4, col
     Tensor
         (B, eigen_cluster - 1, h, w) float32, without gradient.
     """
-    _, vectors = laplacian_eigenvectors(eicue_affinity(code, images, colour), eigen_cluster)
+    # In reduced precision the solver never reaches its tolerance: autocast would cost 200 products, and then LAPACK.
+    with torch.autocast(code.device.type, enabled=False):
+        _, vectors = laplacian_eigenvectors(eicue_affinity(code, images, colour), eigen_cluster)
     return vectors[:, 1:].unflatten(-1, code.shape[-2:])

@@ -25,7 +25,8 @@ def consecutive(segments: Tensor) -> tuple[Tensor, int]:
 def medoids(tokens: Tensor, labels: Tensor, count: int) -> Tensor:
     """The token of each label with the smallest summed distance to the others: (N, d), labels (N,) -> (count, d).
 
-    The tokens are taken label by label, so that no more distances exist at once than the largest segment has pairs.
+    The tokens are taken label by label, and those of a label in blocks of rows: the distances that exist at once grow
+    with the largest segment, not with its square.
     """
     chosen = []
     for label in range(count):
