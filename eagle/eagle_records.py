@@ -72,12 +72,14 @@ class FeatureRecords(Records):
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
-    def require_weights(self, image_id: str, weights: str) -> None:
-        """Raise an :class:`InputError` where an image's record tells of other weights than these."""
+    def require_backbone(self, image_id: str, model_name: str, weights: str) -> None:
+        """Raise an :class:`InputError` where an image's record tells of another backbone than this one."""
         path = self.folder / f"{image_id}{self.suffix}"
-        stored = load_features(path).get("weights", weights)  # the published code does not tell
-        if stored != weights:
-            raise InputError(f"features_dir: {path} is of the weights {stored}, the backbone has {weights}")
+        record = load_features(path)
+        for name, own in (("model_name", model_name), ("weights", weights)):
+            stored = record.get(name, own)  # the published code does not tell the weights
+            if stored != own:
+                raise InputError(f"features_dir: {path} is of {name} {stored}, the backbone is of {own}")
 
 
 class EigenvectorRecords(Records):

@@ -89,15 +89,19 @@ class RunFolder:
         """Write last.pth."""
         save_checkpoint(self.path / LAST, {**content, "ranking": {self.settings.select_by: self.ranking}})
 
-    def save_if_good(self, value: float, step: int, content: dict[str, Any]) -> None:
+    def save_if_good(self, value: float, step: int, content: dict[str, Any], at_end: bool = False) -> None:
         """Keep a checkpoint if it is among the best ``keep_best`` by ``select_by``.
 
         Parameters
         ----------
         value
-            Of ``select_by``; NaN is never kept.
+            Of ``select_by``; NaN is not kept.
+        at_end
+            Whether this is the run's last validation, which is kept if nothing else was.
         """
         if np.isnan(value):
+            if at_end and not self.ranking:
+                save_checkpoint(self.path / BEST, content)
             return
         sign = -1 if HIGHER_IS_BETTER[self.settings.select_by] else 1
         ranking = sorted([*self.ranking, (value, step)], key=lambda entry: (sign * entry[0], -entry[1]))

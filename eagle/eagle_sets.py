@@ -114,16 +114,16 @@ class EagleDataset(Dataset):
         """An image, RGB and whole."""
         return self.source.photograph(index)
 
-    def require_backbone(self, weights: str) -> None:
+    def require_backbone(self, model_name: str, weights: str) -> None:
         """Raise an :class:`InputError` where the stored features are of another backbone.
 
         Parameters
         ----------
-        weights
-            What the backbone in use tells of its weights (:attr:`spectralseg.backbones.Backbone.weights`).
+        model_name, weights
+            What the backbone in use tells of itself (:class:`spectralseg.backbones.Backbone`).
         """
         if self.features is not None:
-            self.features.require_weights(self.source.id(0), weights)
+            self.features.require_backbone(self.source.id(0), model_name, weights)
 
     def begin_epoch(self, epoch: int) -> None:
         """Say which pass over the data begins, counted from 0 and over resumes: it decides the random draws."""

@@ -27,7 +27,7 @@ from eagle_settings import DTYPES, TrainSettings
 from eagle_step import EagleStep, total_loss
 from eagle_validation import Sample, validate
 from featurizer import Featurizer
-from spectralseg.backbones import Backbone, load_backbone
+from spectralseg.backbones import load_backbone
 from spectralseg.charts import confusion_picture
 from spectralseg.errors import InputError
 from spectralseg.launching import make_accelerator, start_asked_processes
@@ -92,7 +92,7 @@ class _Training:
         backbone = load_backbone(settings.backbone, settings.weights, accelerator.device)
         if backbone.patch_size != settings.patch_size:
             raise InputError(f"{settings.backbone} has patches of {backbone.patch_size} pixels: set patch_size to that")
-        self._check_stored_features(backbone)
+        training.require_backbone(backbone.name, backbone.weights)
         self.features_of = Featurizer(backbone, dtype=DTYPES[settings.mixed_precision])
         torch.manual_seed(settings.seed)
         self.model = EagleModel(
@@ -114,15 +114,6 @@ class _Training:
             optimizer.load_state_dict(state["optimizer"])
         self.losses_of, self.optimizer = accelerator.prepare(EagleStep(self.model, settings), optimizer)
         self.log = Log(accelerator, settings, self.first_step)
-
-    def _check_stored_features(self, backbone: Backbone) -> None:
-        about = self.training.features_about()
-        for name, own in (("model_name", backbone.name), ("weights", backbone.weights)):
-            if about.get(name, own) != own:
-                raise InputError(
-                    f"the features in {self.settings.features_dir} are of {name}={about[name]}, but blurred views would"
-                    f" pass through {name}={own}"
-                )
 
     def run_to_the_end(self) -> None:
         """Steps up to ``max_steps``, with a progress bar."""
@@ -219,13 +210,15 @@ class _Training:
         metrics: dict[str, Any] = {"step": self.step, "loss": loss}
         if counts is not None:
             results = scores(counts, self.validation.class_names)
-            selected["cluster_miou"] = results["cluster_released"]["miou"]
+            miou = results["cluster_released"]["miou"]
+            selected["cluster_miou"] = 0.0 if math.isnan(miou) else miou  # NaN: all pixels in extra clusters
             metrics |= {f"{name}_{score}": results[name][score] for name in results for score in ("miou", "accuracy")}
         self.losses = []
         if self.accelerator.is_main_process:
             self._report(metrics, counts, samples)
             match = {} if counts is None else counts.match()
-            self.run.save_if_good(selected[settings.select_by], self.step, self._checkpoint(metrics, match))
+            at_end = self.step == settings.max_steps
+            self.run.save_if_good(selected[settings.select_by], self.step, self._checkpoint(metrics, match), at_end)
         self.accelerator.wait_for_everyone()
 
     def _report(self, metrics: dict[str, Any], counts: ProbeCounts | None, samples: list[Sample]) -> None:

@@ -240,12 +240,14 @@ def test_stored_records(records):
     assert torch.equal(item["img_blur"], plain["img_blur"])
     assert set(open_set(records, "val", training=False, **stored)[0]) == {"id", "index", "img", "label"}
     for same in (dataset, open_set(records)):
-        same.require_backbone(record["weights"])
+        same.require_backbone(record["model_name"], record["weights"])
     with pytest.raises(InputError) as error:
-        dataset.require_backbone("vit.pth sha256:0123")
+        dataset.require_backbone(record["model_name"], "vit.pth sha256:0123")
     path = f"{records}/features/scene0.pth"
-    expected = f"features_dir: {path} is of the weights {record['weights']}, the backbone has vit.pth sha256:0123"
+    expected = f"features_dir: {path} is of weights {record['weights']}, the backbone is of vit.pth sha256:0123"
     assert str(error.value) == expected
+    with pytest.raises(InputError, match="is of model_name"):
+        dataset.require_backbone("another", record["weights"])
 
 
 def test_records_that_do_not_fit(records):

@@ -109,6 +109,12 @@ def test_selection_by_loss_begins_after_the_schedule(run_script: Callable[..., P
     assert {path.name for path in folder.glob("step_*.pth")} == {"step_000003.pth", "step_000004.pth"}
 
 
+def test_a_run_within_the_schedule_leaves_a_best_checkpoint(run_script: Callable[..., Path], textures: list[str]):
+    folder = run_script(TRAIN, *textures, "max_steps=2", "select_by=loss")
+    assert load_checkpoint(folder / "best.pth")["step"] == 2
+    assert not list(folder.glob("step_*.pth"))
+
+
 def test_without_labels(run_script: Callable[..., Path], refused: Callable[..., str], tmp_path: Path):
     root = tmp_path / "data"
     write_directory(root / "bare", {"train": scenes(6), "val": scenes(2, first=9)}, labels=False)
