@@ -115,7 +115,9 @@ class Trainer:
         accelerator.wait_for_everyone()
         self._announce(training, validation)
         if settings.logger:
-            accelerator.init_trackers(settings.logger)
+            project = "tensorboard" if settings.logger == "tensorboard" else "semantic-segmentation"  # a folder; a name
+            options = {"wandb": {"name": settings.name, "dir": str(self.run.folder)}}
+            accelerator.init_trackers(project, init_kwargs=options)
         table, transform = renaming(self.match), settings.data.transform
         augmentation = Augmentation(transform.resize_size, transform.crop_size)
         dataset = PseudoLabelled(training, table, settings.data.clusters, augmentation, settings.seed)
@@ -138,8 +140,7 @@ class Trainer:
             confusion = validate(self._evaluated(), validation, settings.data.classes, accelerator)
         if accelerator.is_main_process:
             self._report(confusion, validation)
-        if settings.logger:
-            accelerator.end_training()
+        accelerator.end_training()
 
     def _loop(self, loader: DataLoader, batches: Batches, validation: list[Labelled]) -> Any:
         settings, confusion = self.settings, None
