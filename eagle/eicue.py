@@ -77,9 +77,10 @@ def laplacian_eigenvectors(affinity: Tensor, K: int) -> tuple[Tensor, Tensor]:
     Returns
     -------
     eigenvalues, eigenvectors
-        (B, K) ascending, (B, K, T) orthonormal. Signs by :func:`spectralseg.eigen.fix_signs`, the same whatever solver
-        and machine. (The published rule negates all vectors of an image together where most of their entries are
-        positive, and leaves each one's own sign to LAPACK.)
+        (B, K) ascending, (B, K, T) orthonormal. Signs are those of :func:`spectralseg.eigen.fix_signs`, the same whatever
+        solver and machine, but that the constant vector is negative: at most half of an image's entries are positive,
+        as published. (The published code leaves each vector's sign to LAPACK, and then negates all of an image together
+        where more than half of the entries are positive.)
     """
     degree = affinity.sum(dim=-1)
     scale = torch.where(degree > 0, degree, 1).rsqrt()
@@ -92,7 +93,8 @@ def laplacian_eigenvectors(affinity: Tensor, K: int) -> tuple[Tensor, Tensor]:
         values, vectors, converged = leading_eigenpairs(lambda block: matrix @ block, start, K, TOLERANCE)
     if not converged:
         values, vectors = dense_leading_eigenpairs(matrix, K)
-    return 1 - values, fix_signs(vectors.mT)
+    signed = fix_signs(vectors.mT)
+    return 1 - values, torch.where((signed > 0).all(dim=-1, keepdim=True), -signed, signed)
 
 
 @torch.no_grad()
