@@ -77,7 +77,7 @@ def laplacian_eigenvectors(affinity: Tensor, K: int) -> tuple[Tensor, Tensor]:
     Returns
     -------
     eigenvalues, eigenvectors
-        (B, K) ascending, (B, K, T) orthonormal. Signs are those of :func:`spectralseg.eigen.fix_signs`, the same whatever
+        (B, K) ascending, (B, K, T) orthonormal. Signs are by :func:`spectralseg.eigen.fix_signs`, the same whatever
         solver and machine, but that the constant vector is negative: at most half of an image's entries are positive,
         as published. (The published code leaves each vector's sign to LAPACK, and then negates all of an image together
         where more than half of the entries are positive.)
