@@ -90,13 +90,14 @@ def main() -> None:
     parser.add_argument("--res", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bfloat16", action="store_true", help="also in bfloat16, where it is computed natively")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     keep_freed_memory()
     torch.manual_seed(0)
     batch = batch_of(arguments.batch_size, arguments.res)
     variants = {"plain": plain(batch, arguments.device)}
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("float32", *(["bfloat16"] if arguments.bfloat16 else [])):
         variants[f"ours, {dtype}"] = ours(batch, dtype, False, arguments.device)
         variants[f"ours, {dtype}, clean view from files"] = ours(batch, dtype, True, arguments.device)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
