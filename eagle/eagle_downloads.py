@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from tqdm import tqdm
-
 from spectralseg.errors import InputError, OutputError
+from spectralseg.progress import progress_bar
 from spectralseg.storage import atomic_write, make_folder, remove
 from spectralseg.weights import TIMEOUT_SECONDS, chunks
 
@@ -115,11 +114,10 @@ def _read_validator(path: Path, url: str) -> str:
 
 def _receive(response: Response, part: Path, start: int, total: int | None, name: str) -> None:
     options = {"total": total, "initial": start, "unit": "B", "unit_scale": True, "file": sys.stderr}
-    interval = 0.2 if sys.stderr.isatty() else 30
     try:
         with (
             open(part, "ab" if start else "wb") as file,
-            tqdm(desc=f"downloading {name}", mininterval=interval, **options) as bar,
+            progress_bar(desc=f"downloading {name}", **options) as bar,
         ):
             for chunk in chunks(response.answer, None if total is None else total - start):
                 file.write(chunk)
@@ -210,7 +208,7 @@ def _write(members: Iterator[tuple[str, BinaryIO]], folder: Path, archive: Path,
     require_space(folder, size)
     options = {"total": size, "unit": "B", "unit_scale": True, "file": sys.stderr, "desc": f"unpacking {archive.name}"}
     root = folder.resolve()
-    with tqdm(mininterval=0.2 if sys.stderr.isatty() else 30, **options) as bar:
+    with progress_bar(**options) as bar:
         for name, source in members:
             path = (root / name.replace("\\", "/")).resolve()
             if root not in path.parents:

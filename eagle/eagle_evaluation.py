@@ -5,7 +5,6 @@ is one matrix of counts per probe.
 """
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from eagle_loading import Trained
 from eagle_pictures import rows_of_labels
@@ -27,6 +25,7 @@ from eagle_sets import EagleDataset, iterate, to_picture
 from spectralseg.charts import confusion_picture
 from spectralseg.crf import EAGLE_CRF, refine_probabilities
 from spectralseg.errors import InputError
+from spectralseg.progress import progress_bar
 from spectralseg.storage import atomic_write, make_folder, save_labels
 from spectralseg.workers import stream
 
@@ -70,9 +69,8 @@ def evaluate(trained: Trained, dataset: EagleDataset, options: EvaluationOptions
     counts = ProbeCounts(n_clusters, n_classes)
     shown: dict[int, dict[str, NDArray]] = {}
     wanted = set(np.linspace(0, len(dataset) - 1, min(options.pictures, len(dataset))).round().astype(int).tolist())
-    interval = 0.2 if sys.stderr.isatty() else 30
     maps = predictions(trained, dataset, options)
-    for index, labels, truth in tqdm(maps, "evaluate", len(dataset), unit="image", mininterval=interval):
+    for index, labels, truth in progress_bar(maps, desc="evaluate", total=len(dataset), unit="image"):
         counts.add(torch.from_numpy(labels["cluster"]), torch.from_numpy(labels["linear"]), truth)
         if options.save_predictions:
             for probe, values in labels.items():

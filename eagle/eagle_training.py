@@ -31,6 +31,7 @@ from spectralseg.backbones import load_backbone
 from spectralseg.charts import confusion_picture
 from spectralseg.errors import InputError
 from spectralseg.launching import make_accelerator, start_asked_processes
+from spectralseg.progress import progress_bar
 
 CHECKPOINT_FORMAT = "eagle 1"
 TAGS = {  # as published, where it logs the same
@@ -131,10 +132,7 @@ class _Training:
             self.training, sampler, self.step, settings.num_workers, accelerator.device.type == "cuda"
         )
         quiet = not accelerator.is_main_process
-        interval = 0.2 if sys.stderr.isatty() else 30
-        with tqdm(
-            total=settings.max_steps, initial=self.step, desc="train", unit="step", disable=quiet, mininterval=interval
-        ) as bar:
+        with progress_bar(total=settings.max_steps, initial=self.step, desc="train", unit="step", disable=quiet) as bar:
             while self.step < settings.max_steps:
                 self._one_step(next(batches))
                 self.step += 1

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 from PIL import Image
-from tqdm import tqdm
 
 from mask_dataset import Paths, View, pair, read, read_photograph
 from mask_metrics import MeanScores
@@ -32,6 +31,7 @@ from spectralseg import __version__
 from spectralseg.errors import InputError
 from spectralseg.hydra_app import run, run_folder, to_settings
 from spectralseg.pictures import contact_sheet, overlay
+from spectralseg.progress import progress_bar
 from spectralseg.stage import describe
 from spectralseg.storage import atomic_write, make_folder, remove
 
@@ -141,8 +141,7 @@ def _evaluate_one(
     shown = set(np.linspace(0, len(pairs) - 1, sheets.images).round().astype(int).tolist())
     without_object = 0
     images = read(pairs, view, settings.predictions.downsample)
-    interval = 0.2 if sys.stderr.isatty() else 30  # a log file wants a line only now and then
-    progress = tqdm(images, desc=data_set.name, total=len(pairs), unit="image", mininterval=interval)
+    progress = progress_bar(images, desc=data_set.name, total=len(pairs), unit="image")
     for index, (paths, truth, prediction, soft) in enumerate(progress):
         scores = means.add(prediction, truth, soft)
         size = (truth.shape[1], truth.shape[0])

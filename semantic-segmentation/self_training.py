@@ -41,6 +41,7 @@ from spectralseg.errors import InputError
 from spectralseg.hydra_app import run_folder, to_settings
 from spectralseg.launching import make_accelerator, start_asked_processes
 from spectralseg.matching import Match, apply_match, match_clusters
+from spectralseg.progress import progress_bar
 from training_run import TrainingRun, identity
 from voc_batches import Batches, PseudoLabelled, check_batches, make_loader
 
@@ -147,10 +148,13 @@ class Trainer:
         accumulated = settings.gradient_accumulation_steps
         losses: list[float] = []
         stream = iter(loader)
-        bar = tqdm(
-            *(), total=settings.max_train_steps, initial=self.step, desc="training", unit="step",
-            disable=not self.accelerator.is_main_process, mininterval=0.2 if sys.stderr.isatty() else 30,
-        )  # fmt: skip
+        bar = progress_bar(
+            total=settings.max_train_steps,
+            initial=self.step,
+            desc="training",
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
         with bar:
             while self.step < settings.max_train_steps:
                 losses.append(self._train_step(stream))

@@ -15,7 +15,6 @@ Settings are explained in configs/semantic-segmentation/base.yaml and eval.yaml.
 
 import json
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
-from tqdm import tqdm
 
 from label_matching import read_match, renaming
 from pseudolabels import (
@@ -46,6 +44,7 @@ from spectralseg import __version__
 from spectralseg.errors import InputError
 from spectralseg.hydra_app import run_folder, to_settings
 from spectralseg.matching import Match, apply_match, confusion_matrix, match_clusters
+from spectralseg.progress import progress_bar
 from spectralseg.stage import describe, rank_and_world_size
 from spectralseg.storage import atomic_write, make_folder
 
@@ -115,10 +114,9 @@ def count(files: Sequence[Labelled], data: Data) -> NDArray[np.int64]:
 
     counts = np.zeros((data.clusters, data.classes), dtype=np.int64)
     threads = reading_threads(data.loader.num_workers)
-    interval = 0.2 if sys.stderr.isatty() else 30  # a log file wants a line only now and then
     counted = read_ahead(count_one, files, threads)
     others = rank_and_world_size()[0] > 0
-    for one in tqdm(counted, desc="evaluation", total=len(files), unit="image", mininterval=interval, disable=others):
+    for one in progress_bar(counted, desc="evaluation", total=len(files), unit="image", disable=others):
         counts += one
     return counts
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from spectralseg import __version__
 from spectralseg.devices import integer_variable
 from spectralseg.errors import ImagesFailed, InputError
+from spectralseg.progress import progress_bar
 from spectralseg.storage import atomic_write, make_folder, remove, remove_leftovers, save_record
 from spectralseg.workers import attempt, map_processes
 
@@ -131,9 +132,7 @@ class Stage:
         self.skipped = len(share) - len(pending)
         if world > 1:
             print(f"{self.command}: process {rank} of {world} takes {len(share)} of {len(ids)} images", file=sys.stderr)
-        self._bar = tqdm(
-            total=len(pending), desc=self.command, unit="image", mininterval=_bar_interval(), disable=not pending
-        )
+        self._bar = progress_bar(total=len(pending), desc=self.command, unit="image", disable=not pending)
         return pending
 
     def run(self, work: Callable[[str], None], pending: Sequence[str], multiprocessing: int = 0) -> None:
@@ -248,7 +247,7 @@ class FileStage:
 
     def track(self, ids: Iterable[str]) -> Iterator[str]:
         """The ids, sorted, with a progress bar."""
-        yield from tqdm(sorted(ids), desc=self.command, unit="image", mininterval=_bar_interval())
+        yield from progress_bar(sorted(ids), desc=self.command, unit="image")
 
     @contextlib.contextmanager
     def reporting(self, image_id: str) -> Iterator[None]:
@@ -278,11 +277,6 @@ class FileStage:
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     with atomic_write(path) as file:
         file.write((json.dumps(content, indent=2) + "\n").encode())
-
-
-def _bar_interval() -> float:
-    """Seconds between redraws of a progress bar; a log file wants a line only now and then."""
-    return 0.2 if sys.stderr.isatty() else 30
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from spectralseg.errors import InputError
 from spectralseg.images import find_image, load_image, read_images_list
 from spectralseg.page import Card, write_page
 from spectralseg.pictures import attention_picture, contact_sheet, eigenvector_picture, fit_height
+from spectralseg.progress import progress_bar
 from spectralseg.regions import infer_grid
 from spectralseg.stage import Stage, provenance
 from spectralseg.storage import atomic_write, list_ids, load_eigs, load_features
@@ -95,8 +96,7 @@ def write_index(ids: list[str], sources: Sources, folder: Path) -> Path:
 
 
 def _cards(ids: list[str], sources: Sources) -> Iterator[Card]:
-    interval = 0.2 if sys.stderr.isatty() else 30
-    for image_id in tqdm(ids, desc="index.html", unit="image", mininterval=interval):
+    for image_id in progress_bar(ids, desc="index.html", unit="image"):
         try:
             yield load_card(image_id, sources, THUMBNAIL_HEIGHT)
         except InputError as error:
