@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,12 @@ def voc(tmp_path: Path) -> VocLike:
     return VocLike(tmp_path / "data")
 
 
+def without_pictures(patch: pytest.MonkeyPatch, module: ModuleType, settings: list[str]) -> None:
+    """Draw no confusion matrix where a test asks for no pictures: it takes longer than all the rest."""
+    if [setting for setting in settings if setting.startswith("visualize=")] == ["visualize=0"]:
+        patch.setattr(module, "save_confusion", lambda *_: None)
+
+
 @pytest.fixture
 def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """``evaluate("key=value", ...)`` -> results.json, in the folder ``results`` of the test."""
@@ -56,7 +63,9 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., d
 
     def call(*overrides: object) -> dict[str, Any]:
         settings = ["hydra.run.dir=results", "visualize=0", *map(str, overrides)]
-        run(semantic_evaluation.evaluate, PROJECT, EVAL, settings)
+        with monkeypatch.context() as patch:
+            without_pictures(patch, semantic_evaluation, settings)
+            run(semantic_evaluation.evaluate, PROJECT, EVAL, settings)
         return json.loads((tmp_path / "results" / "results.json").read_text())
 
     return call
@@ -69,8 +78,13 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
 
     def call(*overrides: object) -> dict[str, Any]:
         settings = [*SMALL, "hydra.run.dir=run", *map(str, overrides)]
-        run(self_training.train, PROJECT, TRAIN, settings)
-        return json.loads((tmp_path / "run" / "results.json").read_text())
+        with monkeypatch.context() as patch:
+            without_pictures(patch, self_training, settings)
+            run(self_training.train, PROJECT, TRAIN, settings)
+        folder = next(
+            setting.partition("=")[2] for setting in reversed(settings) if setting.startswith("hydra.run.dir")
+        )
+        return json.loads((tmp_path / folder / "results.json").read_text())
 
     return call
 

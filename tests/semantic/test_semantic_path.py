@@ -85,7 +85,7 @@ def test_from_images_to_an_evaluated_self_trained_model(part: Path, evaluate, tr
     assert len(list((tmp_path / "results" / "overlays").iterdir())) == 2
 
     trained = train(
-        data, segmaps, "matching=results/results.json", "max_train_steps=16", "lr=0.003", "evaluate_every=4"
+        data, segmaps, "matching=results/results.json", "max_train_steps=12", "lr=0.003", "evaluate_every=4"
     )
     history = trained["history"]
     assert trained["matching"] == before["matching"]
