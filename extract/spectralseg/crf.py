@@ -102,11 +102,27 @@ def dense_crf(image: np.ndarray, labels: np.ndarray, num_classes: int, settings:
         raise InputError(f"a label map of {labels.shape} does not fit an image of {image.shape[:2]}")
     if labels.max() >= num_classes:
         raise InputError(f"label {labels.max()} in a map of {num_classes} classes; raise --num_classes")
-    wrong = np.float32(1 - CERTAINTY)
-    unary = np.full((num_classes, labels.size), -np.log(wrong), dtype=np.float32)
-    unary[labels.ravel(), np.arange(labels.size)] = -np.log(np.float32(CERTAINTY))
-    probabilities = infer(image, unary, settings)
-    return probabilities.argmax(axis=0).reshape(labels.shape).astype(np.uint8)
+    classes, copies = merge_absent(labels, num_classes)
+    unary = np.empty((len(classes), labels.size), dtype=np.float32)
+    unary[:] = -np.log(np.float32(1 - CERTAINTY)) - np.log(copies)[:, None]
+    unary[np.searchsorted(classes, labels.ravel()), np.arange(labels.size)] = -np.log(np.float32(CERTAINTY))
+    probabilities = infer(image, unary, settings, copies)
+    probabilities /= copies[:, None]
+    return classes[probabilities.argmax(axis=0)].reshape(labels.shape).astype(np.uint8)
+
+
+def merge_absent(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Classes to tell apart, ascending, and for how many of ``num_classes`` each stands (float32).
+
+    Classes that no pixel has are alike in every term, and so in every mean-field iteration: the first of them stands
+    for all. A map of 21 classes that holds 5 takes half the time so.
+    """
+    counts = np.bincount(labels.ravel(), minlength=num_classes)
+    present, absent = np.flatnonzero(counts), np.flatnonzero(counts == 0)
+    classes = np.sort(np.append(present, absent[:1]))
+    copies = np.ones(len(classes), dtype=np.float32)
+    copies[np.isin(classes, absent)] = len(absent)
+    return classes, copies
 
 
 def refine_probabilities(image: np.ndarray, log_probabilities: np.ndarray, settings: CrfSettings) -> np.ndarray:
@@ -138,14 +154,39 @@ def refine_probabilities(image: np.ndarray, log_probabilities: np.ndarray, setti
     return infer(image[..., ::-1], unary, settings).reshape(log_probabilities.shape)
 
 
-def infer(image: np.ndarray, unary: np.ndarray, settings: CrfSettings) -> np.ndarray:
-    """Mean-field inference: image (H, W, 3) uint8 and unary energies (C, H * W) -> probabilities (C, H * W)."""
+def infer(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: np.ndarray | None = None) -> np.ndarray:
+    """Mean-field inference.
+
+    Parameters
+    ----------
+    image
+        (H, W, 3) uint8.
+    unary
+        (C, H * W) energies.
+    settings
+        Pairwise terms.
+    copies
+        (C,) float32: for how many equal labels each stands; its unary energy has to be lower by the logarithm, and the
+        result is the sum of their probabilities. By default one each.
+
+    Returns
+    -------
+    np.ndarray
+        (C, H * W) float32 probabilities.
+
+    Notes
+    -----
+    With Potts' compatibility a label receives the messages of its own kind: of ``n`` equal labels with the sum ``Q``,
+    ``w * filter(Q / n)``. So the weights of a label that stands for ``n`` are ``w / n``.
+    """
     densecrf = require_pydensecrf()
     height, width = image.shape[:2]
     model = densecrf.DenseCRF2D(width, height, len(unary))
     model.setUnaryEnergy(np.ascontiguousarray(unary, dtype=np.float32))
-    model.addPairwiseGaussian(sxy=settings.gamma, compat=settings.w2)
-    model.addPairwiseBilateral(
-        sxy=settings.alpha, srgb=settings.beta, rgbim=np.ascontiguousarray(image), compat=settings.w1
-    )
+    # pydensecrf takes a number as Potts' weight, and an array as the diagonal of the compatibility, which is negative
+    w1, w2 = settings.w1, settings.w2
+    if copies is not None and (copies != 1).any():
+        w1, w2 = -w1 / copies, -w2 / copies
+    model.addPairwiseGaussian(sxy=settings.gamma, compat=w2)
+    model.addPairwiseBilateral(sxy=settings.alpha, srgb=settings.beta, rgbim=np.ascontiguousarray(image), compat=w1)
     return np.array(model.inference(settings.it))
