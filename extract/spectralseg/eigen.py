@@ -109,8 +109,11 @@ def spectral_eigenvectors(
         affinity = feature_affinity(features, threshold_at_zero)
         values, vectors = _leading(affinity, K, dense, _mix(features, _width(K)))
     else:
+        # The largest entry of F F' is the largest squared norm of a row, by Cauchy and Schwarz: dividing the thin F by
+        # that norm saves two passes over all entries of W.
+        norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True).amax(dim=-2, keepdim=True)
+        features = features / _positive(norm, smallest=0)
         affinity = feature_affinity(features, threshold_at_zero)
-        affinity /= _positive(affinity.amax(dim=(-2, -1), keepdim=True), smallest=0)
         if colour is not None and colour_lambda > 0:
             for matrix, image_colour in zip(affinity, colour, strict=True):
                 add_sparse(matrix, image_colour, colour_lambda)
