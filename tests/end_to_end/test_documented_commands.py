@@ -6,6 +6,7 @@ that do nothing, argparse's scripts end when they have parsed, Hydra's when the 
 
 import argparse
 import functools
+import inspect
 import re
 import runpy
 import sys
@@ -123,6 +124,19 @@ def test_pages(page, understand):
 def test_documentation_of_scripts(script, understand):
     for command in commands_of_script(script):
         understand(command)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_flags_in_prose(page):
+    """`--flag value` in a sentence: a flag of one of the scripts."""
+    known = {name for command in extract.COMMANDS for name in inspect.signature(command).parameters}
+    known |= {f"no{name}" for name in known}
+    known |= {flag.removeprefix("--") for flag in hydra_app.SWITCHES | hydra_app.FLAGS}
+    for script in SCRIPTS:
+        known |= set(re.findall(r'"--([\w-]+)"', script.read_text()))
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    spans = [span for span in re.findall(r"`([^`\n]+)`", prose) if span.startswith("--")]
+    assert [span for span in spans for flag in re.findall(r"(?<!\S)--([\w-]+)", span) if flag not in known] == []
 
 
 def test_all_rooms_are_seen():
