@@ -120,17 +120,18 @@ def _heat_map(positions: NDArray[np.float64], size: tuple[int, int], step: float
     return picture
 
 
-def voc_palette() -> list[int]:
+@functools.cache
+def voc_palette() -> tuple[int, ...]:
     """The colour map of PASCAL VOC for 256 labels: 768 values in [0, 255], r, g, b of label 0 first.
 
     Bit 3j of a label is bit 7 - j of its red, bit 3j + 1 of its green, bit 3j + 2 of its blue (VOC development kit,
     ``VOClabelcolormap.m``).
     """
-    return [
+    return tuple(
         sum(((label >> (3 * j + channel)) & 1) << (7 - j) for j in range(3))
         for label in range(256)
         for channel in range(3)
-    ]
+    )
 
 
 def label_picture(label_map: ArrayLike) -> Image.Image:
