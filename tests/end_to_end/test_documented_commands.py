@@ -132,7 +132,7 @@ def test_flags_in_prose(page):
     known = {name for command in extract.COMMANDS for name in inspect.signature(command).parameters}
     known |= {f"no{name}" for name in known}
     known |= {flag.removeprefix("--") for flag in hydra_app.SWITCHES | hydra_app.FLAGS}
-    for script in SCRIPTS:
+    for script in [*SCRIPTS, *(PROJECT / "tests" / "benchmarks").glob("*.py")]:
         known |= set(re.findall(r'"--([\w-]+)"', script.read_text()))
     prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     spans = [span for span in re.findall(r"`([^`\n]+)`", prose) if span.startswith("--")]
