@@ -56,11 +56,10 @@ def measure_images(images: list[Path], maps: list[Path], num_classes: int, step:
         different += int((sharp != sharp_published).sum())
         pixels += labels.size
         present.append(len(np.unique(labels)))
-    times = (
-        f"{statistics.median(ours):.3f} s / image on one core, each class for itself {statistics.median(published):.3f}"
-    )
+    once, each = statistics.median(ours), statistics.median(published)
     return (
-        f"{times}; {different} of {pixels} pixels differ; {statistics.mean(present):.1f} of {num_classes} classes used"
+        f"{once:.3f} s / image on one core, each class for itself {each:.3f}; {different} of {pixels} pixels differ; "
+        f"{statistics.mean(present):.1f} of {num_classes} classes in a map"
     )
 
 
