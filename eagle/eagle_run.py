@@ -40,6 +40,8 @@ class RunFolder:
         The folder; created by :meth:`begin`.
     settings
         Of the run.
+    weights
+        What the backbone tells of its weights, wherever they lie.
 
     Raises
     ------
@@ -47,8 +49,9 @@ class RunFolder:
         The folder holds a run with other settings, and ``overwrite`` is not set.
     """
 
-    def __init__(self, path: Path, settings: TrainSettings) -> None:
+    def __init__(self, path: Path, settings: TrainSettings, weights: str) -> None:
         self.path, self.settings = path, settings
+        self.identity = json.loads(json.dumps({**settings.identity(), "weights": weights}))
         self.ranking: list[tuple[float, int]] = []  # (value of select_by, step) of the checkpoints kept, best first
         self._check()
 
@@ -56,7 +59,7 @@ class RunFolder:
         before = _read_json(self.path / SETTINGS)
         if before is None or self.settings.overwrite:
             return
-        difference = differences(before, json.loads(json.dumps(self.settings.identity())))
+        difference = differences(before, self.identity)
         if difference:
             raise InputError(
                 f"{self.path} already holds a run, but {difference}; choose another experiment_name, or overwrite=true"
@@ -74,7 +77,7 @@ class RunFolder:
             for name in (PICTURES, LOGS):
                 shutil.rmtree(self.path / name, ignore_errors=True)
         with atomic_write(self.path / SETTINGS) as file:
-            file.write((json.dumps(self.settings.identity(), indent=2) + "\n").encode())
+            file.write((json.dumps(self.identity, indent=2) + "\n").encode())
 
     def last(self) -> dict[str, Any] | None:
         """What :meth:`save_last` wrote, or None at the start of a run."""

@@ -15,7 +15,7 @@ EICUE_SOURCES = ("learned", "precomputed")
 EICUE_COLORS = ("released", "rgb", "none")
 CENTROID_MODES = ("prototype", "medoid", "mean", "learned")
 
-# What may differ when a run is resumed: it changes neither the data nor the losses.
+# What may differ when a run is resumed: it changes neither the data nor the losses. (Weights are compared by content.)
 RESUMABLE = {
     *("num_workers", "device", "logger", "scalar_log_freq", "val_freq", "checkpoint_freq", "keep_best", "select_by"),
     *("max_steps", "experiment_name", "overwrite", "pytorch_data_dir", "weights", "val_batch_size", "pictures"),

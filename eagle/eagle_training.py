@@ -27,7 +27,7 @@ from eagle_settings import DTYPES, TrainSettings
 from eagle_step import EagleStep, total_loss
 from eagle_validation import Sample, validate
 from featurizer import Featurizer
-from spectralseg.backbones import load_backbone
+from spectralseg.backbones import Backbone, load_backbone
 from spectralseg.charts import confusion_picture
 from spectralseg.errors import InputError
 from spectralseg.launching import make_accelerator, start_asked_processes
@@ -56,15 +56,15 @@ def train(settings: TrainSettings, folder: Path) -> None:
     settings.check()
     start_asked_processes()
     accelerator = make_accelerator(settings.device, settings.mixed_precision, settings.logger, folder / LOGS)
-    run = RunFolder(folder, settings)
     training = build_dataset(settings, "train", training=True)
     validation = build_dataset(settings, "val", training=False, res=settings.val_res)
     _check_data(settings, training, validation, accelerator)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        run.begin()
-    accelerator.wait_for_everyone()
-    _Training(settings, run, accelerator, training, validation).run_to_the_end()
+    backbone = load_backbone(settings.backbone, settings.weights, accelerator.device)
+    if backbone.patch_size != settings.patch_size:
+        raise InputError(f"{settings.backbone} has patches of {backbone.patch_size} pixels: set patch_size to that")
+    training.require_backbone(backbone.name, backbone.weights)
+    run = RunFolder(folder, settings, backbone.weights)
+    _Training(settings, run, accelerator, backbone, training, validation).run_to_the_end()
 
 
 def _check_data(
@@ -85,15 +85,12 @@ class _Training:
         settings: TrainSettings,
         run: RunFolder,
         accelerator: Accelerator,
+        backbone: Backbone,
         training: EagleDataset,
         validation: EagleDataset,
     ) -> None:
         self.settings, self.run, self.accelerator = settings, run, accelerator
         self.training, self.validation = training, validation
-        backbone = load_backbone(settings.backbone, settings.weights, accelerator.device)
-        if backbone.patch_size != settings.patch_size:
-            raise InputError(f"{settings.backbone} has patches of {backbone.patch_size} pixels: set patch_size to that")
-        training.require_backbone(backbone.name, backbone.weights)
         self.features_of = Featurizer(backbone, dtype=DTYPES[settings.mixed_precision])
         torch.manual_seed(settings.seed)
         self.model = EagleModel(
@@ -114,11 +111,15 @@ class _Training:
             self.model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
         self.losses_of, self.optimizer = accelerator.prepare(EagleStep(self.model, settings), optimizer)
-        self.log = Log(accelerator, settings, self.first_step)
 
     def run_to_the_end(self) -> None:
         """Steps up to ``max_steps``, with a progress bar."""
         settings, accelerator = self.settings, self.accelerator
+        accelerator.wait_for_everyone()  # all have checked the folder before it changes
+        if accelerator.is_main_process:
+            self.run.begin()
+        accelerator.wait_for_everyone()
+        self.log = Log(accelerator, settings, self.first_step)
         if self.first_step:
             accelerator.print(f"train: goes on at step {self.first_step} of {self.run.path}", file=sys.stderr)
         sampler = EpochBatches(

@@ -164,6 +164,8 @@ def test_another_run_in_the_folder_is_refused(
     before = (folder / "last.pth").read_bytes()
     assert "lr=0.0005 instead of 0.1" in refused(TRAIN, *textures, "max_steps=2", "lr=0.1")
     assert (folder / "last.pth").read_bytes() == before
+    refused(TRAIN, *textures, "max_steps=2", "overwrite=true", "backbone=dino_vits16", "weights=nowhere.pth")
+    assert (folder / "last.pth").read_bytes() == before  # nothing is lost to a run that cannot begin
     run_script(TRAIN, *textures, "max_steps=2", "lr=0.1", "overwrite=true")
     assert (folder / "last.pth").read_bytes() != before
 
