@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eagle_arguments import Parser, finish
-from eagle_checkpoints import load_into_model, published_checkpoint, save_checkpoint
-from eagle_model import EagleModel
+from eagle_checkpoints import published_checkpoint, save_checkpoint
+from eagle_loading import model_of
 from spectralseg.errors import InputError
 from spectralseg.storage import make_folder
 
@@ -27,18 +27,11 @@ def convert(source: Path, target: Path, overwrite: bool = False) -> None:
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists; choose another file, or --overwrite it")
     content = published_checkpoint(source)
-    tensors, settings = content["model"], content["settings"]
-    needed = ("head.A.weight", "linear_probe.weight", "cluster_probe.clusters", "eigen_probe.clusters")
-    missing = [name for name in needed if name not in tensors]
-    if missing:
-        raise InputError(f"{source} is of another layout: it lacks {', '.join(missing)}")
-    sizes = {name: settings[name] for name in ("dim", "eigen_cluster", "eigen_cluster_out", "extra_clusters")}
-    model = EagleModel(tensors["head.A.weight"].shape[1], len(tensors["linear_probe.weight"]), **sizes)
-    load_into_model(model, tensors, source)
+    model_of(content, source)  # whether all of it fits
     make_folder(target.parent)
     save_checkpoint(target, content)
-    counts = f"{len(tensors)} tensors of the model, {len(content['backbone'])} of {settings['backbone']}"
-    print(f"{source} -> {target}: {counts}")
+    backbone = f"{len(content['backbone'])} of {content['settings']['backbone']}"
+    print(f"{source} -> {target}: {len(content['model'])} tensors of the model, {backbone}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

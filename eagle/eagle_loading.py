@@ -14,6 +14,7 @@ from spectralseg.errors import InputError
 from spectralseg.storage import field as field_of
 from spectralseg.weights import load_into
 
+NEEDED = ("head.A.weight", "linear_probe.weight", "cluster_probe.clusters", "eigen_probe.clusters")
 SIZES = ("dim", "eigen_cluster", "eigen_cluster_out", "extra_clusters")
 
 
@@ -84,12 +85,15 @@ def load_trained(path: str | Path, device: torch.device, weights: str | None = N
 def model_of(content: dict[str, Any], path: str | Path) -> EagleModel:
     """The model of a checkpoint's content, on the CPU; an :class:`InputError` says what the file lacks."""
     tensors, settings = field_of(content, "model", path), field_of(content, "settings", path)
+    lacking = [name for name in NEEDED if name not in tensors]
+    if lacking:
+        raise InputError(f"{path} is of another layout: it lacks {', '.join(lacking)}")
     missing = [name for name in ("backbone", *SIZES) if name not in settings]
     if missing:
         raise InputError(f"{path} does not tell the {missing[0]} it was trained with")
     model = EagleModel(
-        feature_dim=field_of(tensors, "head.A.weight", path).shape[1],
-        n_classes=len(field_of(tensors, "linear_probe.weight", path)),
+        feature_dim=tensors["head.A.weight"].shape[1],
+        n_classes=len(tensors["linear_probe.weight"]),
         dropout=bool(settings.get("dropout", True)),
         learned_prototypes="prototypes" in tensors,
         **{name: int(settings[name]) for name in SIZES},
