@@ -54,10 +54,15 @@ def understand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Com
             patch.syspath_prepend(path.parent)
             source = path.read_text()
             read = _extract if path == Path(extract.__file__) else _hydra if "hydra_app" in source else _argparse
+            before = set(sys.modules)
             try:
                 read(path, patch, tmp_path)
             except SystemExit as stop:
                 pytest.fail(f"{command}: {stop.code}")
+            finally:  # modules that were imported meanwhile may have taken what was patched with them
+                for name in set(sys.modules) - before:
+                    if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == path.parent:
+                        del sys.modules[name]
         UNDERSTOOD.add((command.folder, command.script, command.words))
 
     return give
@@ -95,10 +100,10 @@ def _hydra(path: Path, patch: pytest.MonkeyPatch, folder: Path) -> None:
                 with pytest.raises(Understood):
                     guarded(config)
 
+            patch.setitem(guarded.__wrapped__.__globals__, "to_settings", settings_and_end)  # items are undone last
             for module in [*sys.modules.values()]:  # wherever the task's modules have it from
                 if getattr(module, "to_settings", None) is to_settings:
                     patch.setattr(module, "to_settings", settings_and_end)
-            patch.setitem(guarded.__wrapped__.__globals__, "to_settings", settings_and_end)
             return main(**kwargs)(functools.wraps(guarded)(task))
 
         return decorate
