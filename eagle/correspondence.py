@@ -63,21 +63,21 @@ def correspondence_loss(
         (B, h, w, i, j) both.
     """
     with torch.no_grad():
-        targets = correlation(*features)
+        targets = correlation(*features)  # fd
         if settings.pointwise:
             mean = targets.mean()
             targets = targets - targets.mean(dim=(3, 4), keepdim=True)
             targets = targets - targets.mean() + mean
-    correlations = correlation(*codes)
-    with torch.no_grad():
-        if positive:
-            shift = (targets.mean() - correlations.mean() - settings.shift_bias).abs()
-        else:
-            shift = (targets.mean() + correlations.mean() - settings.shift_bias) * settings.shift_value
-    low = 0.0 if settings.zero_clamp else None
-    high = LARGEST_CORRELATION if settings.stabalize else None
-    clamped = correlations if low is None and high is None else correlations.clamp(low, high)
-    return -clamped * (targets - shift), correlations
+    correlations = correlation(*codes)  # cd
+    # Their mean carries gradient into the shift, as published: where codes are alike, a shift without it changes the
+    # gradient by more than its own size.
+    if positive:
+        shift = (targets.mean() - correlations.mean() - settings.shift_bias).abs()
+    else:
+        shift = (targets.mean() + correlations.mean() - settings.shift_bias) * settings.shift_value
+    low = 0.0 if settings.zero_clamp else -torch.inf
+    high = LARGEST_CORRELATION if settings.stabalize else torch.inf
+    return -correlations.clamp(low, high) * (targets - shift), correlations
 
 
 def other_images(count: int, device: torch.device) -> Tensor:
@@ -93,7 +93,10 @@ def positive_and_negative(
     other_view: tuple[Tensor, Tensor],
     settings: CorrespondenceSettings,
 ) -> tuple[Tensor, Tensor]:
-    """Mean losses of (other view, positive) at random points of each, and of images against others of the batch.
+    """Mean losses of (other view, positive), and of images against others of the batch, at random points.
+
+    Three sets of points are drawn: for the image, for its positive (and the partners of the negative pairs), and for
+    the other view.
 
     Parameters
     ----------
@@ -107,14 +110,21 @@ def positive_and_negative(
         Scalars; the negative one is a mean over ``neg_samples`` draws of partners.
     """
     count, device = len(image[1]), image[1].device
-    points, partner_points = (random_points(count, settings.feature_samples, device) for _ in range(2))
-    views = [[sample(maps, points) for maps in other_view], [sample(maps, partner_points) for maps in positive]]
-    agreement, _ = correspondence_loss(*zip(*views, strict=True), positive=True, settings=settings)
-    own, theirs = ([sample(maps, grid) for maps in image] for grid in (points, partner_points))
+    own_points, positive_points, other_points = (
+        random_points(count, settings.feature_samples, device) for _ in range(3)
+    )
+    features, codes = (sample(maps, own_points) for maps in image)
+    positive_features, positive_codes = (sample(maps, positive_points) for maps in positive)
+    other_features, other_codes = (sample(maps, other_points) for maps in other_view)
+    agreement, _ = correspondence_loss(
+        (other_features, positive_features), (other_codes, positive_codes), positive=True, settings=settings
+    )
     negatives = []
     for _ in range(settings.neg_samples):
         partners = other_images(count, device)
-        pairs = zip(own, [maps[partners] for maps in theirs], strict=True)
-        loss, _ = correspondence_loss(*pairs, positive=False, settings=settings)
+        partner_features, partner_codes = (sample(maps[partners], positive_points) for maps in image)
+        loss, _ = correspondence_loss(
+            (features, partner_features), (codes, partner_codes), positive=False, settings=settings
+        )
         negatives.append(loss.mean())
     return agreement.mean(), torch.stack(negatives).mean()

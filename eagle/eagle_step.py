@@ -37,8 +37,9 @@ class EagleStep(nn.Module):
         clean, blurred
             (B, C, h, w) features of the two views, without gradient.
         batch
-            ``img``, ``img_blur`` (B, 3, H, W) ImageNet-normalised; ``label`` (B, H, W) int64 with -1 for void, where
-            there are labels; ``eigs`` (B, eigen_cluster - 1, h, w) for precomputed EiCue.
+            ``img`` (B, 3, H, W) ImageNet-normalised: EiCue reads its colour for both views, as published; ``label``
+            (B, H, W) int64 with -1 for void, where there are labels; ``eigs`` (B, eigen_cluster - 1, h, w) for
+            precomputed EiCue.
         share
             Weight u of the contrast; at 0 it is not computed.
         """
@@ -46,17 +47,13 @@ class EagleStep(nn.Module):
         # The clean view passes the head twice, with dropout of its own: as an image, and as its own positive.
         features, codes = model.head(torch.cat([clean, clean, blurred]))
         image, positive, other = zip(features.chunk(3), codes.chunk(3), strict=True)
-        terms = dict(
-            zip(
-                ("correspondence_positive", "correspondence_negative"),
-                positive_and_negative(image, positive, other, self.correspondence),
-                strict=True,
-            )
+        terms = {}
+        terms["correspondence_positive"], terms["correspondence_negative"] = positive_and_negative(
+            image, positive, other, self.correspondence
         )
-        terms["eigen"], segments = self._eicue(positive[1], batch["img"], model.eigen_probe, batch.get("eigs"))
-        terms["eigen_blur"], segments_blur = self._eicue(
-            other[1], batch["img_blur"], model.eigen_probe_blur, batch.get("eigs")
-        )
+        image_and_eigs = batch["img"], batch.get("eigs")
+        terms["eigen"], segments = self._eicue(positive[1], model.eigen_probe, *image_and_eigs)
+        terms["eigen_blur"], segments_blur = self._eicue(other[1], model.eigen_probe_blur, *image_and_eigs)
         if share > 0:
             tokens, tokens_blur = model.tokens_for_contrast(positive[1]), model.tokens_for_contrast(other[1])
             terms["contrast"] = self._contrast(tokens, tokens_blur, segments, positive[0])
@@ -67,7 +64,7 @@ class EagleStep(nn.Module):
         return {**terms, **probe_losses(model, image[1].detach(), batch.get("label"))}
 
     def _eicue(
-        self, code: Tensor, images: Tensor, probe: nn.Module, precomputed: Tensor | None
+        self, code: Tensor, probe: nn.Module, images: Tensor, precomputed: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Loss of a view's eigen-cluster probe, and its segments (B, h, w); the code gets no gradient from here."""
         colour = self.settings.eicue_color

@@ -204,7 +204,7 @@ class _Training:
             settings.pictures,
         )
         loss = float(np.mean(self.losses)) if self.losses else math.nan
-        after_schedule = self.step > settings.step_schedulers
+        after_schedule = self.step - 1 > settings.step_schedulers
         selected = {"loss": loss if after_schedule else math.nan, "last": float(self.step)}
         metrics: dict[str, Any] = {"step": self.step, "loss": loss}
         if counts is not None:
@@ -286,8 +286,8 @@ def parameter_groups(model: EagleModel, settings: TrainSettings) -> list[dict[st
 
 
 def contrast_share(step: int, settings: TrainSettings) -> float:
-    """u of the total loss: 0 in the first ``step_schedulers`` steps, then ``momentum_limit``, at most 1."""
-    return 0.0 if step < settings.step_schedulers else min(1.0, settings.momentum_limit)
+    """u of the total loss: 0 up to step number ``step_schedulers`` (from 0), then ``momentum_limit``, at most 1."""
+    return 0.0 if step <= settings.step_schedulers else min(1.0, settings.momentum_limit)
 
 
 def _mixed(seed: int, step: int, process: int) -> int:

@@ -23,14 +23,14 @@ def colour_affinity(images: Tensor) -> Tensor:
 
     ``images`` (B, 3, h, w) in [0, 255] (or, as published, normalised) -> (B, T, T), T = h * w.
     """
-    pixels = images.flatten(2).mT.float() / 255
+    pixels = _at_least_float32(images.flatten(2).mT) / 255
     affinity = torch.exp(-torch.cdist(pixels, pixels).square() / (2 * COLOUR_DEVIATION**2))
     return affinity / affinity.amax(dim=(1, 2), keepdim=True)
 
 
 def code_affinity(code: Tensor) -> Tensor:
     """A = relu(z z'), divided by its maximum: (B, d, h, w) -> (B, T, T). An image without any similarity has A = 0."""
-    tokens = code.flatten(2).float()
+    tokens = _at_least_float32(code.flatten(2))
     affinity = functional.relu(tokens.mT @ tokens)
     return affinity / affinity.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
 
@@ -51,12 +51,12 @@ def eicue_affinity(code: Tensor, images: Tensor, colour: str) -> Tensor:
     Returns
     -------
     Tensor
-        (B, h * w, h * w) float32.
+        (B, h * w, h * w), float64 for a code of float64, else float32.
     """
     affinity = code_affinity(code)
     if colour == "none":
         return affinity
-    small = functional.interpolate(images.float(), code.shape[-2:], mode="bilinear", align_corners=False)
+    small = functional.interpolate(_at_least_float32(images), code.shape[-2:], mode="bilinear", align_corners=False)
     return affinity + colour_affinity(small * 255 if colour == "rgb" else small)
 
 
@@ -104,9 +104,13 @@ def eicue_eigenvectors(code: Tensor, images: Tensor, eigen_cluster: int = 4, col
     Returns
     -------
     Tensor
-        (B, eigen_cluster - 1, h, w) float32, without gradient.
+        (B, eigen_cluster - 1, h, w), float64 for a code of float64, else float32; without gradient.
     """
     # In reduced precision the solver never reaches its tolerance: autocast would cost 200 products, and then LAPACK.
     with torch.autocast(code.device.type, enabled=False):
         _, vectors = laplacian_eigenvectors(eicue_affinity(code, images, colour), eigen_cluster)
     return vectors[:, 1:].unflatten(-1, code.shape[-2:])
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -100,11 +100,11 @@ class PlainEagle(nn.Module):
             )
         )
         segments = {}
-        for name, (_, code), view, probe in (
-            ("eigen", positive, img, self.eigen_probe),
-            ("eigen_blur", other, img_blur, self.eigen_probe_blur),
+        for name, (_, code), probe in (
+            ("eigen", positive, self.eigen_probe),
+            ("eigen_blur", other, self.eigen_probe_blur),
         ):
-            terms[name], probabilities = cluster(eigenvectors(code.detach(), view, self.K), probe, 1.0)
+            terms[name], probabilities = cluster(eigenvectors(code.detach(), img, self.K), probe, 1.0)
             segments[name] = probabilities.argmax(1)
         tokens, tokens_blur = (
             F.normalize(self.project_head(code.flatten(2).transpose(1, 2).reshape(-1, code.shape[1])), dim=1)
@@ -136,7 +136,7 @@ def cluster(x: Tensor, centroids: Tensor, alpha: float | None) -> tuple[Tensor, 
     """Loss and probabilities of a cluster probe."""
     inner = torch.einsum("bchw,nc->bnhw", F.normalize(x, dim=1), F.normalize(centroids, dim=1))
     if alpha is None:
-        probabilities = F.one_hot(inner.argmax(1), len(centroids)).permute(0, 3, 1, 2).float()
+        probabilities = F.one_hot(inner.argmax(1), len(centroids)).permute(0, 3, 1, 2).to(inner)
     else:
         probabilities = F.softmax(alpha * inner, dim=1)
     return -(probabilities * inner).sum(1).mean(), probabilities
@@ -145,7 +145,7 @@ def cluster(x: Tensor, centroids: Tensor, alpha: float | None) -> tuple[Tensor, 
 def correspondence(image: tuple, positive: tuple, other: tuple, samples: int = 11, negatives: int = 5) -> tuple:
     """Mean positive and negative losses."""
     count = len(image[1])
-    first, second = (torch.rand(count, samples, samples, 2) * 2 - 1 for _ in range(2))
+    first, second, third = (torch.rand(count, samples, samples, 2) * 2 - 1 for _ in range(3))
 
     def at(t: Tensor, points: Tensor) -> Tensor:
         return F.grid_sample(t, points.permute(0, 2, 1, 3), padding_mode="border", align_corners=True)
@@ -157,20 +157,19 @@ def correspondence(image: tuple, positive: tuple, other: tuple, samples: int = 1
             fd = fd - fd.mean([3, 4], keepdim=True)
             fd = fd - fd.mean() + before
         cd = torch.einsum("bchw,bcij->bhwij", F.normalize(c1, dim=1), F.normalize(c2, dim=1))
-        with torch.no_grad():
-            shift = (fd.mean() - cd.mean()).abs() if is_positive else (fd.mean() + cd.mean()) * 3.5
+        shift = (fd.mean() - cd.mean()).abs() if is_positive else (fd.mean() + cd.mean()) * 3.5
         return -cd.clamp(0, 0.8) * (fd - shift)
 
-    pairs = [at(t, first) for t in other], [at(t, second) for t in positive]
-    agree = loss(pairs[0][0], pairs[1][0], pairs[0][1], pairs[1][1], True)
+    (f_other, c_other), (f_positive, c_positive) = [at(t, third) for t in other], [at(t, second) for t in positive]
+    agree = loss(f_other, f_positive, c_other, c_positive, True)
     differ = []
     for _ in range(negatives):
         order = torch.randperm(count)
         order[order == torch.arange(count)] += 1
         order = order % count
         f, c = (at(t, first) for t in image)
-        f_other, c_other = (at(t[order], second[order]) for t in image)
-        differ.append(loss(f, f_other, c, c_other, False))
+        f_partner, c_partner = (at(t[order], second) for t in image)
+        differ.append(loss(f, f_partner, c, c_partner, False))
     return agree.mean(), torch.stack(differ).mean()
 
 

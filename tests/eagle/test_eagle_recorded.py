@@ -20,8 +20,8 @@ from spectralseg.images import to_tensor
 
 
 @functools.cache
-def _numbers() -> dict[str, NDArray]:
-    with np.load(reference("eagle.npz")) as file:
+def _numbers(file_name: str = "eagle.npz") -> dict[str, NDArray]:
+    with np.load(reference(file_name)) as file:
         return dict(file)
 
 
@@ -29,17 +29,33 @@ def recorded(name: str) -> torch.Tensor:
     return torch.from_numpy(_numbers()[name])
 
 
+def leaf(name: str) -> torch.Tensor:
+    """A recorded input that collects a gradient."""
+    return recorded(name).requires_grad_()
+
+
+def assert_gradients(case: str, **leaves: torch.Tensor) -> None:
+    """Gradients as recorded from the published losses: ``case``/grad_<name>, by the norm of the difference."""
+    for name, tensor in leaves.items():
+        expected = torch.from_numpy(_numbers("eagle_gradients.npz")[f"{case}/grad_{name}"])
+        gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+        assert (gradient - expected).norm() <= 1e-4 * expected.norm(), name
+
+
 @pytest.mark.parametrize("setting", ["8_5", "3_7"])
 @pytest.mark.parametrize("alpha", [None, 1.0, 4.0])
 def test_cluster_probe(setting: str, alpha: float | None):
     folder = f"cluster_probe/{setting}"
-    clusters, features = recorded(f"{folder}/clusters"), recorded(f"{folder}/x")
+    features = leaf(f"{folder}/x")
+    clusters = recorded(f"{folder}/clusters")
     probe = ClusterProbe(*clusters.shape)
     probe.load_state_dict({"clusters": clusters})
     case = f"{folder}/alpha{'None' if alpha is None else int(alpha)}"
     loss, probabilities = probe(features, alpha)
     torch.testing.assert_close(loss, recorded(f"{case}/loss"), rtol=1e-4, atol=0)
     torch.testing.assert_close(probabilities, recorded(f"{case}/probs"), rtol=1e-4, atol=1e-6)
+    loss.backward()
+    assert_gradients(case, x=features, clusters=probe.clusters)
     if alpha is not None:
         expected = recorded(f"{case}/log_probs")
         torch.testing.assert_close(probe.log_probabilities(features, alpha), expected, rtol=1e-4, atol=1e-6)
@@ -51,19 +67,28 @@ def test_sample():
 
 @pytest.mark.parametrize(("setting", "bias"), [("cocostuff", 0.0), ("cityscapes", 0.11)])
 @pytest.mark.parametrize("kind", ["pos", "neg"])
-def test_correspondence(setting: str, bias: float, kind: str):
-    f1, f2, c1, c2 = (recorded(f"correspondence/{setting}/{name}") for name in ("f1", "f2", "c1", "c2"))
-    settings = CorrespondenceSettings(shift_bias=bias)
-    loss, correlations = correspondence_loss((f1, f2), (c1, c2), kind == "pos", settings)
-    torch.testing.assert_close(loss, recorded(f"correspondence/{setting}/{kind}/loss"), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(correlations, recorded(f"correspondence/{setting}/{kind}/cd"), rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("equal", [False, True])
+def test_correspondence(setting: str, bias: float, kind: str, equal: bool):
+    f1, c1 = recorded(f"correspondence/{setting}/f1"), leaf(f"correspondence/{setting}/c1")
+    # equal: the second pair has the values of the first, where a shift without gradient shows most
+    f2 = recorded(f"correspondence/{setting}/{'f1' if equal else 'f2'}")
+    c2 = leaf(f"correspondence/{setting}/{'c1' if equal else 'c2'}")
+    case = f"correspondence/{setting}{'_equal' if equal else ''}/{kind}"
+    loss, correlations = correspondence_loss((f1, f2), (c1, c2), kind == "pos", CorrespondenceSettings(shift_bias=bias))
+    if not equal:
+        torch.testing.assert_close(loss, recorded(f"{case}/loss"), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(correlations, recorded(f"{case}/cd"), rtol=1e-4, atol=1e-6)
+    mean = loss.mean()
+    assert mean.item() == pytest.approx(_numbers("eagle_gradients.npz")[f"{case}/loss_mean"].item(), rel=1e-4)
+    mean.backward()
+    assert_gradients(case, c1=c1, c2=c2)
 
 
 @pytest.mark.parametrize("setting", ["cocostuff", "cityscapes"])
 @pytest.mark.parametrize("mode", ["mean", "medoid", "prototype"])
 def test_object_contrast(setting: str, mode: str):
     folder = f"object_nce/{setting}"
-    own, other, features = (recorded(f"{folder}/{name}") for name in ("z1", "z2", "feats"))
+    own, other, features = leaf(f"{folder}/z1"), leaf(f"{folder}/z2"), recorded(f"{folder}/feats")
     labels, count = consecutive(recorded(f"{folder}/segmentation").flatten())
     prototypes = (means if mode == "mean" else medoids)(own, labels, count)
     torch.testing.assert_close(prototypes, recorded(f"{folder}/{mode}/centroids"))
@@ -71,6 +96,8 @@ def test_object_contrast(setting: str, mode: str):
     torch.testing.assert_close(weights, recorded(f"{folder}/similarity").mean(dim=2).flatten())
     loss = object_contrast(own, other, labels, prototypes, weights, label_smoothing=setting == "cityscapes")
     torch.testing.assert_close(loss, recorded(f"{folder}/{mode}/loss"), rtol=1e-4, atol=0)
+    loss.backward()
+    assert_gradients(f"{folder}/{mode}", z1=own, z2=other)
 
 
 @pytest.mark.parametrize("side", [28, 14])
