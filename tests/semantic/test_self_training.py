@@ -11,8 +11,11 @@ import torch
 from PIL import Image
 
 import self_training
+from augment import seed_of
+from deeplab import build_model
 from prediction import predict
 from self_training import Trainer, self_training_loss
+from semantic_settings import Model
 from spectralseg.launching import make_accelerator
 from training_run import load_model
 
@@ -217,14 +220,52 @@ def test_a_bad_file_is_named(train, refused, squares):
     assert "train3.jpg cannot be read as an image" in refused(train, *squares.settings, MATCHING, "overwrite=true")
 
 
-def test_the_loss_leaves_void_out():
+def test_loss_and_gradient_leave_void_out():
     torch.manual_seed(0)
-    logits, labels = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4), dtype=torch.uint8)
+    logits = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 3, (2, 4, 4), dtype=torch.uint8)
     expected = torch.nn.functional.cross_entropy(logits[:1], labels[:1].long())
+    (expected_gradient,) = torch.autograd.grad(expected, logits)
     labels[1] = 255
-    torch.testing.assert_close(self_training_loss(logits, labels), expected)
+    loss = self_training_loss(logits, labels)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], expected_gradient)
     labels[:] = 255
-    assert self_training_loss(logits, labels) == 0
+    loss = self_training_loss(logits, labels)
+    assert loss == 0
+    assert not torch.autograd.grad(loss, logits)[0].any()
+
+
+def test_20_steps_are_those_of_a_plain_loop(train, squares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """AdamW on the mean cross-entropy of two batches a step, with a rate that falls linearly to 0."""
+    batches, make = [], self_training.make_loader
+
+    def noting(*arguments: Any) -> list[Any]:
+        batches.extend(make(*arguments))
+        return batches
+
+    monkeypatch.setattr(self_training, "make_loader", noting)
+    train(*squares.settings, MATCHING, "max_train_steps=20", "lr=0.001", "gradient_accumulation_steps=2")
+    state = checkpoint(tmp_path / "run")
+    about = state["settings"]
+    network, _ = build_model(Model(**about["model"]), about["data"]["num_classes"] + 1, about["seed"])
+    network.train()
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.AdamW(
+        [value for value in network.parameters() if value.requires_grad], 1e-3, weight_decay=1e-8
+    )
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 20)
+    for step in range(20):
+        torch.manual_seed(seed_of(about["seed"], step, 0))  # of dropout
+        optimizer.zero_grad()
+        for images, labels in batches[2 * step : 2 * step + 2]:
+            loss = torch.nn.functional.cross_entropy(network(images / 255), labels.long(), ignore_index=255)
+            (loss / 2).backward()
+        optimizer.step()
+        rates.step()
+    for name, expected in network.state_dict().items():
+        travelled = (expected - start[name]).float().norm()
+        assert (state["model"][name] - expected).float().norm() <= 1e-4 * travelled, name
 
 
 def test_the_config_is_the_published_one(monkeypatch: pytest.MonkeyPatch):
