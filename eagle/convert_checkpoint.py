@@ -9,11 +9,11 @@ the published hyper-parameters under 'hyperparameters' and the backbone's own we
 from collections.abc import Sequence
 from pathlib import Path
 
-from eagle_arguments import Parser, finish
-from eagle_checkpoints import published_checkpoint, save_checkpoint
-from eagle_loading import model_of
+from eagleseg.checkpoints.files import published_checkpoint, save_checkpoint
+from eagleseg.checkpoints.trained import model_of
 from spectralseg.errors import InputError
-from spectralseg.storage import make_folder
+from spectralseg.files.storage import make_folder
+from spectralseg.running.arguments import Parser, finish
 
 
 def convert(source: Path, target: Path, overwrite: bool = False) -> None:

@@ -15,14 +15,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from eagle_crops import CROPS, crop_boxes, cropped_folder, generator_for, stored_label
-from eagle_data import DataSettings, check_crops
-from eagle_folders import open_source
-from eagle_sources import Source
+from eagleseg.data.crops import CROPS, crop_boxes, cropped_folder, generator_for, stored_label
+from eagleseg.data.folders import open_source
+from eagleseg.data.settings import DataSettings, check_crops
+from eagleseg.data.sources import Source
 from spectralseg.errors import InputError
-from spectralseg.hydra_app import run, to_settings
-from spectralseg.stage import Stage, describe, rank_and_world_size
-from spectralseg.storage import atomic_write, make_folder, remove, remove_leftovers, save_labels
+from spectralseg.files.storage import atomic_write, make_folder, remove, remove_leftovers, save_labels
+from spectralseg.running.hydra_app import run, to_settings
+from spectralseg.running.stage import Stage, describe, rank_and_world_size
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = "eagle/crop_config"

@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
 
-from eagle_evaluation import Probabilities, log_probabilities_of, most_likely, sharpened
-from eagle_loading import Trained, load_trained
-from eagle_pictures import with_legend
-from eagle_scores import as_classes
-from eagle_sets import EagleDataset, image_folder, normalise
-from spectralseg.devices import pick_device
+from eagleseg.checkpoints.trained import Trained, load_trained
+from eagleseg.data.dataset import EagleDataset, image_folder, normalise
+from eagleseg.evaluation.evaluate import Probabilities, log_probabilities_of, most_likely, sharpened
+from eagleseg.evaluation.pictures import with_legend
+from eagleseg.evaluation.scores import as_classes
 from spectralseg.errors import InputError
-from spectralseg.hydra_app import run, run_folder, to_settings
-from spectralseg.images import to_tensor
-from spectralseg.stage import Stage
-from spectralseg.storage import atomic_write, make_folder, save_labels
-from spectralseg.weights import fingerprint
-from spectralseg.workers import stream
+from spectralseg.files.images import to_tensor
+from spectralseg.files.storage import atomic_write, make_folder, save_labels
+from spectralseg.models.weights import fingerprint
+from spectralseg.running.devices import pick_device
+from spectralseg.running.hydra_app import run, run_folder, to_settings
+from spectralseg.running.stage import Stage
+from spectralseg.running.workers import stream
 
 CONFIG = "eagle/demo_config"
 PROJECT = Path(__file__).resolve().parents[1]

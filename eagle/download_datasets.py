@@ -15,10 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eagle_arguments import Parser, finish
-from eagle_downloads import fetch, unpack
+from eagleseg.data.downloads import fetch, unpack
 from spectralseg.errors import InputError
-from spectralseg.storage import remove
+from spectralseg.files.storage import remove
+from spectralseg.running.arguments import Parser, finish
 
 ADDRESS = "https://marhamilresearch4.blob.core.windows.net/stego-public/pytorch_data/"
 DATA_SETS = {  # name of the folder and of the archive -> folders that it must hold

@@ -18,12 +18,12 @@ import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
-from eagle_arguments import Parser, finish
-from eagle_checkpoints import is_published
-from eagle_downloads import fetch
-from spectralseg.backbones import SOURCES, load_backbone
+from eagleseg.checkpoints.files import is_published
+from eagleseg.data.downloads import fetch
 from spectralseg.errors import InputError
-from spectralseg.storage import remove
+from spectralseg.files.storage import remove
+from spectralseg.models.backbones import SOURCES, load_backbone
+from spectralseg.running.arguments import Parser, finish
 
 MODELS = ("dino_vits8_300ep", "dino_vitb8")
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"

@@ -17,13 +17,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from eagle_evaluation import EvaluationOptions, evaluate, write_results
-from eagle_loading import Trained, load_trained
-from eagle_scores import as_table
-from eagle_sets import DataSettings, EagleDataset, build_dataset
-from spectralseg.devices import pick_device
+from eagleseg.checkpoints.trained import Trained, load_trained
+from eagleseg.data.dataset import DataSettings, EagleDataset, build_dataset
+from eagleseg.evaluation.evaluate import EvaluationOptions, evaluate, write_results
+from eagleseg.evaluation.scores import as_table
 from spectralseg.errors import InputError
-from spectralseg.hydra_app import run, run_folder, to_settings
+from spectralseg.running.devices import pick_device
+from spectralseg.running.hydra_app import run, run_folder, to_settings
 
 CONFIG = "eagle/eval_config"
 PROJECT = Path(__file__).resolve().parents[1]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from eagle_settings import TrainSettings
-from eagle_training import train
-from spectralseg.hydra_app import run, run_folder, to_settings
+from eagleseg.training.loop import train
+from eagleseg.training.settings import TrainSettings
+from spectralseg.running.hydra_app import run, run_folder, to_settings
 
 
 def main(config: DictConfig) -> None:

@@ -20,7 +20,7 @@ it is started again. Started under ``torchrun``, ``accelerate launch`` or Slurm,
 images. An image that cannot be handled is reported and the others go on; the exit status is then 1.
 """
 
-from spectralseg.cli import main
+from spectralseg.running.fire_app import main
 
 
 def extract_features(
@@ -450,7 +450,7 @@ def extract_crf_segmentations(
         overwrite: Redo maps that exist.
     """
     from spectralseg.commands import semantic
-    from spectralseg.crf import CrfSettings
+    from spectralseg.mathematics.crf import CrfSettings
 
     semantic.extract_crf_segmentations(
         images_list,

@@ -18,7 +18,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from localization_options import ARCHITECTURES, DATASETS, PICTURES, SETS, DataOptions, DetectorOptions
+from objectloc.options import ARCHITECTURES, DATASETS, PICTURES, SETS, DataOptions, DetectorOptions
 from spectralseg.errors import InputError, OutputError
 
 DATA_ROOT = Path(__file__).resolve().parents[1] / "data"
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run with the arguments of the command line; exits with status 1 on an error."""
     try:
         arguments = read_arguments(argv)
-        from localization_run import run  # torch, timm and all that: a few seconds
+        from objectloc.run import run  # torch, timm and all that: a few seconds
 
         run(*arguments)
     except (InputError, OutputError) as error:

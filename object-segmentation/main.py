@@ -25,15 +25,15 @@ import numpy as np
 from omegaconf import DictConfig
 from PIL import Image
 
-from mask_dataset import Paths, View, pair, read, read_photograph
-from mask_metrics import MeanScores
+from objectseg.dataset import Paths, View, pair, read, read_photograph
+from objectseg.metrics import MeanScores
 from spectralseg import __version__
+from spectralseg.drawing.pictures import contact_sheet, overlay
 from spectralseg.errors import InputError
-from spectralseg.hydra_app import run, run_folder, to_settings
-from spectralseg.pictures import contact_sheet, overlay
-from spectralseg.progress import progress_bar
-from spectralseg.stage import describe
-from spectralseg.storage import atomic_write, make_folder, remove
+from spectralseg.files.storage import atomic_write, make_folder, remove
+from spectralseg.running.hydra_app import run, run_folder, to_settings
+from spectralseg.running.progress import progress_bar
+from spectralseg.running.stage import describe
 
 SHEET_IMAGES, SHEET_COLUMNS = 6, 3  # photograph, truth, prediction in a row
 COLUMNS = {"images": "images", "miou": "mIoU", "accuracy": "accuracy", "f_beta": "F-beta", "f_max": "max F-beta"}

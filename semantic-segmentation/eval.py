@@ -1,9 +1,9 @@
-"""The evaluation under its published name: main.py, which ``semantic_evaluation.py`` explains."""
+"""The evaluation under its published name: main.py, which ``semanticseg/evaluation.py`` explains."""
 
 from pathlib import Path
 
-from semantic_evaluation import evaluate
-from spectralseg.hydra_app import run
+from semanticseg.evaluation import evaluate
+from spectralseg.running.hydra_app import run
 
 if __name__ == "__main__":
     run(evaluate, Path(__file__).resolve().parents[1], "semantic-segmentation/eval")

@@ -1,9 +1,9 @@
-"""Evaluation of semantic label maps; ``semantic_evaluation.py`` says how to run it."""
+"""Evaluation of semantic label maps; ``semanticseg/evaluation.py`` says how to run it."""
 
 from pathlib import Path
 
-from semantic_evaluation import evaluate
-from spectralseg.hydra_app import run
+from semanticseg.evaluation import evaluate
+from spectralseg.running.hydra_app import run
 
 if __name__ == "__main__":
     run(evaluate, Path(__file__).resolve().parents[1], "semantic-segmentation/eval")

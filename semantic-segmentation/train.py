@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from self_training import train
-from spectralseg.hydra_app import run
+from semanticseg.self_training import train
+from spectralseg.running.hydra_app import run
 
 if __name__ == "__main__":
     run(train, Path(__file__).resolve().parents[1], "semantic-segmentation/train")

@@ -59,7 +59,7 @@ def slow(seconds: float) -> float:
 
 def stream_slowly() -> None:
     """Go on for long, and say when the first result is there. For a process of its own."""
-    from spectralseg.workers import stream
+    from spectralseg.running.workers import stream
 
     for number, _ in enumerate(stream(slow, iter([0.01] + [0.2] * 1000), 2)):
         if number == 0:

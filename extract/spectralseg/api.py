@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from spectralseg.affinity import COLOUR_AFFINITIES, colour_grid
-from spectralseg.backbones import load_backbone
-from spectralseg.crf import CrfSettings, dense_crf, upscale_labels
-from spectralseg.devices import pick_device
-from spectralseg.eigen import spectral_eigenvectors
-from spectralseg.images import patch_grid, to_tensor
-from spectralseg.regions import background_first, bounding_box, kmeans_segments, largest_component
-from spectralseg.tokens import TokenExtractor
+from spectralseg.files.images import patch_grid, to_tensor
+from spectralseg.mathematics.affinity import COLOUR_AFFINITIES, colour_grid
+from spectralseg.mathematics.crf import CrfSettings, dense_crf, upscale_labels
+from spectralseg.mathematics.eigen import spectral_eigenvectors
+from spectralseg.mathematics.regions import background_first, bounding_box, kmeans_segments, largest_component
+from spectralseg.models.backbones import load_backbone
+from spectralseg.models.tokens import TokenExtractor
+from spectralseg.running.devices import pick_device
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from spectralseg.crf import CERTAINTY, CrfSettings, dense_crf, infer, upscale_labels
 from spectralseg.errors import InputError
-from spectralseg.images import find_image, load_image
-from spectralseg.storage import list_ids, load_labels
+from spectralseg.files.images import find_image, load_image
+from spectralseg.files.storage import list_ids, load_labels
+from spectralseg.mathematics.crf import CERTAINTY, CrfSettings, dense_crf, infer, upscale_labels
 
 EXTRACT = Path(__file__).resolve().parents[2] / "extract" / "extract.py"
 

@@ -4,7 +4,7 @@
 
 Makes as many pairs of 500x375 label maps as VOC2012's validation set has (outlines of real sharpness: patches of 16
 pixels for the label maps, ellipses with void borders for the truth) and measures, each in a process of its own:
-reading all PNGs, one after the other; counting them (``semantic_evaluation.count``) without and with threads; and
+reading all PNGs, one after the other; counting them (``semanticseg.evaluation.count``) without and with threads; and
 ``main.py`` from start to results.json. Seconds are the least of the rounds, memory is the peak resident size.
 """
 
@@ -26,7 +26,7 @@ SIZE = (375, 500)
 
 def write_pairs(root: Path, count: int) -> None:
     """``count`` label maps and true masks in VOC's layout, below ``root``; kept if they are there."""
-    from spectralseg.storage import save_labels
+    from spectralseg.files.storage import save_labels
 
     masks, segments = root / "VOCdevkit" / "VOC2012" / "SegmentationClass", root / "segmaps"
     listed = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt"
@@ -52,10 +52,10 @@ def write_pairs(root: Path, count: int) -> None:
 
 def measure(role: str, root: Path) -> None:
     """Do ``role`` once and print seconds and peak memory as JSON."""
-    from pseudolabels import pair, read_ids
-    from semantic_evaluation import count
-    from semantic_settings import Data, Loader, Transform
-    from spectralseg.storage import load_labels
+    from semanticseg.evaluation import count
+    from semanticseg.pseudolabels import pair, read_ids
+    from semanticseg.settings import Data, Loader, Transform
+    from spectralseg.files.storage import load_labels
 
     voc = root / "VOCdevkit" / "VOC2012"
     listed = voc / "ImageSets" / "Segmentation" / "val.txt"

@@ -5,16 +5,16 @@ import torch
 from torch import nn
 
 from benchmarks import plain_eagle, plain_extract
-from eagle_features import features_of_views
-from eagle_model import EagleModel
-from eagle_settings import TrainSettings
-from eagle_step import EagleStep, total_loss
-from eagle_training import parameter_groups
-from eagle_views import normalise
-from featurizer import Featurizer
+from eagleseg.data.views import normalise
+from eagleseg.losses.step import EagleStep, total_loss
+from eagleseg.model.both_views import features_of_views
+from eagleseg.model.features import Featurizer
+from eagleseg.model.heads import EagleModel
+from eagleseg.training.loop import parameter_groups
+from eagleseg.training.settings import TrainSettings
 from shared_data import standin_weights
-from spectralseg.backbones import load_backbone
-from spectralseg.eigen import fix_signs
+from spectralseg.mathematics.eigen import fix_signs
+from spectralseg.models.backbones import load_backbone
 
 HEADS = ("A.", "B.", "C.")
 CLASSES, EXTRA, SHARE = 5, 2, 0.9

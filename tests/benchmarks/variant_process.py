@@ -49,8 +49,8 @@ def feature_variant(variant: str, model: str, weights: str) -> Callable:
             return plain_extract.plain_keys(plain_model, image)
 
     else:
-        from spectralseg.backbones import keep_freed_memory, load_backbone
-        from spectralseg.tokens import TokenExtractor
+        from spectralseg.models.backbones import keep_freed_memory, load_backbone
+        from spectralseg.models.tokens import TokenExtractor
 
         keep_freed_memory()
         backbone = load_backbone(model, weights=weights or None, device="cpu")
@@ -71,8 +71,8 @@ def feature_variant(variant: str, model: str, weights: str) -> Callable:
 def eigs_variant(variant: str) -> Callable:
     """A function from a file of features (T, D) to the time K eigenpairs take; saves them if asked."""
     if variant == "eigen":
-        from spectralseg.backbones import keep_freed_memory
-        from spectralseg.eigen import spectral_eigenvectors
+        from spectralseg.mathematics.eigen import spectral_eigenvectors
+        from spectralseg.models.backbones import keep_freed_memory
 
         keep_freed_memory()
 

@@ -8,7 +8,7 @@ import pytest
 from eagle_layouts import write_directory
 from eagle_runs import CONFIGS, data_overrides, load_script, two_textures
 from shared_data import PROJECT
-from spectralseg.hydra_app import run
+from spectralseg.running.hydra_app import run
 
 
 @pytest.fixture

@@ -14,17 +14,17 @@ from PIL import Image
 from torchvision.transforms import functional
 
 import crop_datasets
-from eagle_crops import crop_boxes, generator_for
-from eagle_data import DataSettings
 from eagle_layouts import camvid, cityscapes, scene, scenes, write_cityscapes, write_directory
-from eagle_sets import EagleDataset, build_dataset
-from featurizer import Featurizer
+from eagleseg.data.crops import crop_boxes, generator_for
+from eagleseg.data.dataset import EagleDataset, build_dataset
+from eagleseg.data.settings import DataSettings
+from eagleseg.model.features import Featurizer
 from running import contents, environment
 from shared_data import PROJECT
-from spectralseg.backbones import load_backbone
 from spectralseg.commands.features import FeatureSettings, extract_features
 from spectralseg.errors import InputError
-from spectralseg.storage import load_labels
+from spectralseg.files.storage import load_labels
+from spectralseg.models.backbones import load_backbone
 
 NAME = "mine_five_crop_0.5"
 

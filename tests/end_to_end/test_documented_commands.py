@@ -19,7 +19,7 @@ import pytest
 import extract
 from documented_commands import Command, commands_of_page, commands_of_script
 from shared_data import PROJECT
-from spectralseg import cli, hydra_app
+from spectralseg.running import fire_app, hydra_app
 
 PAGES = sorted(
     path
@@ -69,8 +69,8 @@ def understand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Com
 
 
 def _extract(path: Path, patch: pytest.MonkeyPatch, folder: Path) -> None:
-    patch.setattr(cli, "start_server", lambda: None)
-    cli.main([functools.wraps(command)(lambda *args, **kwargs: None) for command in extract.COMMANDS])
+    patch.setattr(fire_app, "start_server", lambda: None)
+    fire_app.main([functools.wraps(command)(lambda *args, **kwargs: None) for command in extract.COMMANDS])
 
 
 def _argparse(path: Path, patch: pytest.MonkeyPatch, folder: Path) -> None:

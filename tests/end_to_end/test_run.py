@@ -13,9 +13,9 @@ from PIL import Image
 import extract
 from shared_data import SAMPLES
 from spectralseg.api import object_box
-from spectralseg.cli import main
 from spectralseg.commands.run import find_photographs
 from spectralseg.errors import InputError
+from spectralseg.running.fire_app import main
 
 
 def run(images: Path, output: Path, *more: object) -> None:

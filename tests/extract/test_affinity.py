@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from torch.nn import functional
 
-from spectralseg.affinity import (
+from spectralseg.mathematics.affinity import (
     PANEL,
     add_sparse,
     colour_grid,

@@ -11,8 +11,8 @@ import extract
 import spectralseg.api
 from shared_data import PROJECT, SAMPLES
 from spectralseg.api import Segmenter, object_box
-from spectralseg.cli import main
 from spectralseg.errors import InputError
+from spectralseg.running.fire_app import main
 
 
 def test_equals_the_stages(tmp_path):

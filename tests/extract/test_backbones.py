@@ -6,9 +6,9 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch.nn import functional
 
-from spectralseg.backbones import LAB_HOG, SOURCES, Backbone, load_backbone, resize_dino_positions
 from spectralseg.errors import InputError
-from spectralseg.tokens import TokenExtractor
+from spectralseg.models.backbones import LAB_HOG, SOURCES, Backbone, load_backbone, resize_dino_positions
+from spectralseg.models.tokens import TokenExtractor
 
 BUILT = {  # name: patch size, width, blocks, prefix tokens
     "dino_vits16": (16, 384, 12, 1),

@@ -9,8 +9,8 @@ from PIL import Image
 
 from extract import extract_eigs, extract_features
 from running import eigs_flags, features_flags, picture, write_pictures
-from spectralseg.cli import main
-from spectralseg.lab_hog import LabHog
+from spectralseg.models.lab_hog import LabHog
+from spectralseg.running.fire_app import main
 
 PATCH = 16
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from shared_data import reference
-from spectralseg import labels
-from spectralseg.charts import confusion_picture
+from spectralseg.drawing.charts import confusion_picture
+from spectralseg.files import label_maps
 
 
 def test_diagonal_is_darker_than_the_rest():
@@ -25,8 +25,8 @@ def test_names_must_fit():
 
 def test_class_names():
     recorded = json.loads(reference("cocostuff27.json").read_text())["classes"]
-    assert list(labels.COCO_STUFF_27_CLASSES) == recorded
-    assert len(labels.VOC_CLASSES) == 21
-    assert labels.VOC_CLASSES[15] == "person"
-    assert len(labels.CITYSCAPES_27_CLASSES) == 27
-    assert labels.CITYSCAPES_27_CLASSES[26 - 7] == "car"
+    assert list(label_maps.COCO_STUFF_27_CLASSES) == recorded
+    assert len(label_maps.VOC_CLASSES) == 21
+    assert label_maps.VOC_CLASSES[15] == "person"
+    assert len(label_maps.CITYSCAPES_27_CLASSES) == 27
+    assert label_maps.CITYSCAPES_27_CLASSES[26 - 7] == "car"

@@ -14,7 +14,7 @@ from PIL import Image
 import extract
 from running import error_line, run_extract
 from shared_data import SAMPLES
-from spectralseg.cli import main
+from spectralseg.running.fire_app import main
 
 COMMANDS = {
     name: function
@@ -217,7 +217,7 @@ def test_help_lists_the_commands(argv, capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_flag_has_a_converter_and_a_line_of_help(name):
-    from spectralseg.cli import _CONVERTERS
+    from spectralseg.running.fire_app import _CONVERTERS
 
     documented = set(re.findall(r"^ {4}(\w+): ", inspect.getdoc(COMMANDS[name]), flags=re.MULTILINE))
     assert documented == set(inspect.signature(COMMANDS[name]).parameters)

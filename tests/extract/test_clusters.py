@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from spectralseg.clusters import cluster_features, semantic_map
 from spectralseg.errors import InputError
+from spectralseg.mathematics.clusters import cluster_features, semantic_map
 
 
 def groups() -> np.ndarray:

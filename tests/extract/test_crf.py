@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shared_data import SAMPLES, reference
-from spectralseg.crf import CrfSettings, dense_crf, infer, merge_absent, require_pydensecrf, upscale_labels
 from spectralseg.errors import InputError
+from spectralseg.mathematics.crf import CrfSettings, dense_crf, infer, merge_absent, require_pydensecrf, upscale_labels
 
 CASES = [(image, classes, patch) for image in ("astronaut", "coffee") for classes, patch in ((2, 16), (21, 16), (4, 8))]
 

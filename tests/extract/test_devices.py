@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from spectralseg.devices import pick_device
 from spectralseg.errors import InputError
+from spectralseg.running.devices import pick_device
 
 
 def check_refused(name):

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from running import environment, error_line, run_extract, write_pictures
-from spectralseg import backbones, weights
-from spectralseg.backbones import Source, load_backbone
 from spectralseg.errors import InputError, OutputError
-from spectralseg.weights import download
+from spectralseg.models import backbones, weights
+from spectralseg.models.backbones import Source, load_backbone
+from spectralseg.models.weights import download
 
 MODEL = "test_vit"
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import coo_array
 
-from spectralseg.affinity import resize_features
-from spectralseg.eigen import fix_signs, spectral_eigenvectors
+from spectralseg.mathematics.affinity import resize_features
+from spectralseg.mathematics.eigen import fix_signs, spectral_eigenvectors
 
 MATRICES = ("laplacian", "affinity", "affinity_torch", "affinity_svd")
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectralseg import eigen
-from spectralseg.eigen import spectral_eigenvectors
 from spectralseg.errors import InputError
+from spectralseg.mathematics import eigen
+from spectralseg.mathematics.eigen import spectral_eigenvectors
 
 SETTINGS = [
     {},

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from extract import extract_eigs
-from spectralseg.affinity import colour_grid, knn_affinity, rw_affinity
-from spectralseg.cli import main
 from spectralseg.commands import eigs
-from spectralseg.eigen import spectral_eigenvectors
+from spectralseg.mathematics.affinity import colour_grid, knn_affinity, rw_affinity
+from spectralseg.mathematics.eigen import spectral_eigenvectors
+from spectralseg.running.fire_app import main
 
 HEIGHT, WIDTH, PATCH = 197, 263, 16  # 12 x 16 patches, enough for the iteration with K = 5
 ROWS, COLUMNS = 12, 16

@@ -19,7 +19,7 @@ from running import (
     run_extract,
     write_pictures,
 )
-from spectralseg.cli import main
+from spectralseg.running.fire_app import main
 
 COMMANDS = [extract_features, extract_eigs]
 

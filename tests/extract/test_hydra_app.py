@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from spectralseg.errors import InputError, OutputError
-from spectralseg.hydra_app import run, run_folder, to_settings
+from spectralseg.running.hydra_app import run, run_folder, to_settings
 
 CONFIG = """\
 # what the settings mean

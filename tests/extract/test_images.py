@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from running import picture
 from spectralseg.errors import InputError
-from spectralseg.images import (
+from spectralseg.files.images import (
     by_id,
     crop_to_patches,
     find_image,

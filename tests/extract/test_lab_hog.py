@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from spectralseg.backbones import load_backbone
 from spectralseg.errors import InputError
-from spectralseg.lab_hog import ORIENTATIONS, LabHog, rgb_to_lab
+from spectralseg.models.backbones import load_backbone
+from spectralseg.models.lab_hog import ORIENTATIONS, LabHog, rgb_to_lab
 
 FIRST_ORIENTATION = 6  # after three means and three standard deviations
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spectralseg.errors import InputError
-from spectralseg.launching import asked_processes, make_accelerator, start_asked_processes
+from spectralseg.running.launching import asked_processes, make_accelerator, start_asked_processes
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_processes_that_accelerate_was_asked_for(words: str, count: int):
 def test_other_launches_are_left_alone(monkeypatch: pytest.MonkeyPatch):
     replaced = []
     monkeypatch.setattr("os.execv", lambda *arguments: replaced.append(arguments))
-    monkeypatch.setattr("spectralseg.launching.asked_processes", lambda *_: 2)
+    monkeypatch.setattr("spectralseg.running.launching.asked_processes", lambda *_: 2)
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     start_asked_processes()
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from shared_data import reference
 from spectralseg.errors import InputError
-from spectralseg.matching import (
+from spectralseg.mathematics.matching import (
     apply_match,
     class_iou,
     confusion_matrix,

@@ -13,12 +13,12 @@ from scipy import ndimage
 
 import extract
 from shared_data import SAMPLES
-from spectralseg import matting
-from spectralseg.cli import main
 from spectralseg.errors import InputError
-from spectralseg.matting import cut_out, default_band, estimate_alpha, trimap
-from spectralseg.regions import CROSS
-from spectralseg.storage import save_labels
+from spectralseg.files.storage import save_labels
+from spectralseg.mathematics import matting
+from spectralseg.mathematics.matting import cut_out, default_band, estimate_alpha, trimap
+from spectralseg.mathematics.regions import CROSS
+from spectralseg.running.fire_app import main
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from PIL import Image
 
 from spectralseg.commands import vis_eigs as command
 from spectralseg.commands.vis_eigs import vis_eigs
+from spectralseg.drawing.page import Card, write_page
+from spectralseg.drawing.pictures import NO_DATA, label_picture
 from spectralseg.errors import InputError, OutputError
-from spectralseg.page import Card, write_page
-from spectralseg.pictures import NO_DATA, label_picture
-from spectralseg.storage import save_record
+from spectralseg.files.storage import save_record
 
 
 class _Reader(HTMLParser):

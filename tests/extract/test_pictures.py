@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from spectralseg.pictures import (
+from spectralseg.drawing.pictures import (
     GAP,
     MAX_SHEET_WIDTH,
     NO_DATA,

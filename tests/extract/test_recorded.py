@@ -11,7 +11,7 @@ from PIL import Image
 from extract import extract_eigs, extract_features
 from running import run_extract
 from shared_data import reference
-from spectralseg.cli import main
+from spectralseg.running.fire_app import main
 
 FEATURES_TOLERANCE = 1e-4  # relative
 SEPARATE = 1e-3  # eigenvalues closer than that share a subspace, in which any basis is as good

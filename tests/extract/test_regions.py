@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from shared_data import reference
 from spectralseg.errors import InputError
-from spectralseg.regions import (
+from spectralseg.mathematics.regions import (
     CROSS,
     background_first,
     border_shares,

@@ -5,7 +5,7 @@ import torch
 from torchvision import models
 
 from spectralseg.errors import InputError
-from spectralseg.resnets import DINO_RESNET50, load_resnet50
+from spectralseg.models.resnets import DINO_RESNET50, load_resnet50
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from PIL import Image
 
 import extract
 from shared_data import SAMPLES, reference
-from spectralseg.cli import main
+from spectralseg.running.fire_app import main
 
 
 def run(*arguments: object) -> None:
@@ -255,9 +255,9 @@ def test_small_and_single_segment_images(tmp_path: Path):
 
 
 def test_three_hundred_boxes_of_many_sizes_are_batched_and_equal_one_by_one():
-    from spectralseg.backbones import load_backbone
     from spectralseg.commands.bboxes import crop_features
-    from spectralseg.tokens import TokenExtractor
+    from spectralseg.models.backbones import load_backbone
+    from spectralseg.models.tokens import TokenExtractor
 
     rng = np.random.default_rng(0)
     image = Image.open(SAMPLES / "images" / "coffee.jpg").convert("RGB")

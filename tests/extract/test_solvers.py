@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectralseg.solvers import dense_leading_eigenpairs, leading_eigenpairs
+from spectralseg.mathematics.solvers import dense_leading_eigenpairs, leading_eigenpairs
 
 TOLERANCE = 1e-10
 

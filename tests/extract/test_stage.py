@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from extract import extract_eigs, extract_features
 from running import contents, eigs_flags, environment, features_flags, start_extract, write_pictures
-from spectralseg.cli import main
 from spectralseg.errors import InputError, OutputError
-from spectralseg.stage import Stage, describe, provenance, rank_and_world_size
+from spectralseg.running.fire_app import main
+from spectralseg.running.stage import Stage, describe, provenance, rank_and_world_size
 
 ARGUMENTS = {"K": 5, "which_matrix": "laplacian", "which_block": (-1,), "lambda": 0.0}
 

@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from running import contents
-from spectralseg import storage
 from spectralseg.errors import InputError, OutputError
+from spectralseg.files import storage
 
 HOST = socket.gethostname()
 
@@ -92,7 +92,7 @@ def test_what_atomic_write_leaves_behind_is_a_leftover(tmp_path):
     """A killed process: its temporary file is hidden from every reader, and the next run removes it."""
     code = f"""
 import os
-from spectralseg.storage import atomic_write
+from spectralseg.files.storage import atomic_write
 with atomic_write({str(tmp_path / "a.pth")!r}) as file:
     file.write(b"half")
     file.flush()
@@ -138,7 +138,7 @@ def test_equal_records_give_equal_bytes(tmp_path_factory, record):
 def test_equal_bytes_in_processes_with_other_hash_seeds(tmp_path):
     code = """
 import sys, torch
-from spectralseg.storage import save_record
+from spectralseg.files.storage import save_record
 names = {"a", "b", "c", "d"}
 save_record(sys.argv[1], {"k": torch.arange(6.).view(1, 2, 3), "names": sorted(names), "shape": (1, 3, 2, 2)})
 """

@@ -7,9 +7,9 @@ import torch
 from timm.layers import Attention
 from torch.nn import functional
 
-from spectralseg.backbones import Backbone, load_backbone
 from spectralseg.errors import InputError
-from spectralseg.tokens import TokenExtractor, _ChunkedAttention, cls_attention, dtype_named
+from spectralseg.models.backbones import Backbone, load_backbone
+from spectralseg.models.tokens import TokenExtractor, _ChunkedAttention, cls_attention, dtype_named
 
 DEPTH = 12
 

@@ -22,14 +22,14 @@ from PIL import Image
 
 import extract
 from shared_data import SAMPLES
-from spectralseg.cli import main
 from spectralseg.commands import viewer, viewer_sources
 from spectralseg.commands.viewer import draw_boxes, enlarge, panels
 from spectralseg.commands.viewer_sources import Box, LabelIndex, load_sources, missing_label_maps
-from spectralseg.crf import upscale_labels
+from spectralseg.drawing.pictures import label_picture
 from spectralseg.errors import InputError
-from spectralseg.pictures import label_picture
-from spectralseg.storage import save_labels
+from spectralseg.files.storage import save_labels
+from spectralseg.mathematics.crf import upscale_labels
+from spectralseg.running.fire_app import main
 
 COUNT, WIDTH, HEIGHT = 40, 100, 70
 NO_MAP, NO_PNG, NO_PHOTOGRAPH, RARE = "image_03", "image_05", "image_06", "image_37"
@@ -198,7 +198,7 @@ def test_label_index_reads_as_far_as_need_be_and_again_what_changed(tmp_path, mo
 
 def _script(argv):
     import extract
-    from spectralseg.cli import main
+    from spectralseg.running.fire_app import main
 
     main(extract.COMMANDS, argv)
 

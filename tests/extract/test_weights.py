@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from spectralseg.backbones import load_backbone
 from spectralseg.errors import InputError
-from spectralseg.weights import fingerprint, read_checkpoint
+from spectralseg.models.backbones import load_backbone
+from spectralseg.models.weights import fingerprint, read_checkpoint
 
 MODEL = "test_vit"  # timm's smallest: 6 blocks of width 64
 

@@ -17,9 +17,9 @@ import torch
 import worker_jobs
 from running import contents, eigs_flags, features_flags, picture, start_extract
 from spectralseg.errors import InputError, OutputError
-from spectralseg.stage import Stage
-from spectralseg.storage import save_record
-from spectralseg.workers import DIED, attempt, map_processes, stream
+from spectralseg.files.storage import save_record
+from spectralseg.running.stage import Stage
+from spectralseg.running.workers import DIED, attempt, map_processes, stream
 
 pytestmark = pytest.mark.slow  # processes take seconds to start
 

@@ -50,8 +50,8 @@ def main_module() -> ModuleType:
 @pytest.fixture
 def localization(main_module: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Results]:
     """Flags -> what came of them; results lie below ``tmp_path / "results"``, by ``name``."""
-    import localize
-    from patch_models import load_model
+    from objectloc import localize
+    from objectloc.patch_models import load_model
 
     def run(*flags: object, name: str = "run") -> Results:
         localize.data_set.cache_clear()  # one test may change a data set between two runs

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from box_scores import EPSILON, Scores, bbox_iou, write_results
+from objectloc.scores import EPSILON, Scores, bbox_iou, write_results
 from shared_data import reference
 
 boxes = st.tuples(*[st.floats(-50, 500)] * 2, *[st.floats(1, 300)] * 2).map(

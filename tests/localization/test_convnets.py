@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision import models
 
-from convnets import ADDRESSES, load_convnet
-from localization_options import CONVNETS
+from objectloc.convnets import ADDRESSES, load_convnet
+from objectloc.options import CONVNETS
 from spectralseg.errors import InputError
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import linalg
 
-from detectors import (
+from objectloc.detectors import (
     TOKENCUT_WEAK,
     component_at,
     dino_seg,
@@ -23,7 +23,7 @@ from detectors import (
 )
 from shared_data import reference
 from spectralseg.errors import InputError
-from spectralseg.regions import infer_grid
+from spectralseg.mathematics.regions import infer_grid
 
 DINO_IMAGES = ("chelsea", "astronaut", "coffee")
 IMAGES = (*DINO_IMAGES, "rocket")

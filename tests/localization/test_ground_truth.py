@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coco_boxes import REDUCED, coco20k_names, read_coco_boxes
-from ground_truth import check_boxes, open_data_set, upright_size, voc_boxes
-from localization_options import DataOptions
+from objectloc.coco import REDUCED, coco20k_names, read_coco_boxes
+from objectloc.ground_truth import check_boxes, open_data_set, upright_size, voc_boxes
+from objectloc.options import DataOptions
+from objectloc.tables import read_table
 from running import write_pictures
 from shared_data import shared
 from spectralseg.errors import InputError
-from table_boxes import read_table
 
 
 def voc_object(box: tuple[object, ...], truncated: int | None = 0, difficult: int | None = 0, more: str = "") -> str:

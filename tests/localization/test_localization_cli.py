@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from box_scores import bbox_iou
 from extract import extract_eigs, extract_features
+from objectloc.scores import bbox_iou
 from running import environment, picture, write_pictures
 from shared_data import PROJECT, SAMPLES, reference
-from spectralseg.cli import main as extract_main
 from spectralseg.errors import InputError
-from spectralseg.images import to_tensor
-from spectralseg.storage import load_record, save_record
+from spectralseg.files.images import to_tensor
+from spectralseg.files.storage import load_record, save_record
+from spectralseg.running.fire_app import main as extract_main
 
 DINO_IMAGES = ("chelsea", "astronaut", "coffee")
 MODES = ([], ["--eigenseg"], ["--tokencut"], ["--dinoseg"])
@@ -183,8 +183,8 @@ def test_modes_with_a_vit(localization, tmp_path, mode):
 
 def test_images_are_padded_up_for_all_but_eigenseg(localization, tmp_path, monkeypatch):
     """70 rows of pixels are 5 rows of patches, of which eigenseg sees 4; padding is zero after normalisation."""
-    from localization_options import DetectorOptions
-    from patch_models import compute_patches, load_model, pad_to_patches
+    from objectloc.options import DetectorOptions
+    from objectloc.patch_models import compute_patches, load_model, pad_to_patches
 
     image = picture(0, width=90, height=70)
     grids = {}
@@ -282,7 +282,7 @@ def test_foreign_and_missing_files_are_named(localization, tmp_path, samples):
 
 
 def test_the_kind_of_matrix(tmp_path):
-    from patch_sources import matrix_kind
+    from objectloc.patch_sources import matrix_kind
 
     for folder, field, asked, expected in (
         ("laplacian", None, "infer", "laplacian"),
@@ -378,9 +378,9 @@ def test_a_launcher_shares_out_the_images(localization, tmp_path, monkeypatch):
 
 
 def test_the_backbones_of_the_papers():
-    from localization_options import ARCHITECTURES, CONVNETS, DetectorOptions
-    from patch_models import VITS, backbone_name
-    from spectralseg.backbones import SOURCES
+    from objectloc.options import ARCHITECTURES, CONVNETS, DetectorOptions
+    from objectloc.patch_models import VITS, backbone_name
+    from spectralseg.models.backbones import SOURCES
 
     assert backbone_name(DetectorOptions()) == "dino_vits16"
     assert backbone_name(DetectorOptions(patch_size=8)) == "dino_vits8_300ep"  # what LOST used

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from shared_data import PROJECT
-from spectralseg.hydra_app import run
+from spectralseg.running.hydra_app import run
 
 MAIN = PROJECT / "object-segmentation" / "main.py"
 CONFIG = "object-segmentation/eval"

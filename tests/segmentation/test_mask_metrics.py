@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mask_metrics import THRESHOLDS, MeanScores, accuracy, f_beta, f_beta_curve, iou
+from objectseg.metrics import THRESHOLDS, MeanScores, accuracy, f_beta, f_beta_curve, iou
 from shared_data import reference
 
 shapes = hnp.array_shapes(min_dims=2, max_dims=2, max_side=8)

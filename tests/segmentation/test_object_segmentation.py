@@ -15,9 +15,9 @@ from PIL import Image
 import extract
 from running import environment, error_line
 from shared_data import PROJECT, SAMPLES, shared
-from spectralseg.cli import main as extract_main
-from spectralseg.crf import upscale_labels
-from spectralseg.hydra_app import run
+from spectralseg.mathematics.crf import upscale_labels
+from spectralseg.running.fire_app import main as extract_main
+from spectralseg.running.hydra_app import run
 
 FOLDER = PROJECT / "object-segmentation"
 CONFIG = "object-segmentation/eval"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import self_training
-import semantic_evaluation
+from semanticseg import evaluation as semantic_evaluation
+from semanticseg import self_training
 from shared_data import PROJECT, shared
-from spectralseg.hydra_app import run
+from spectralseg.running.hydra_app import run
 
 EVAL, TRAIN = "semantic-segmentation/eval", "semantic-segmentation/train"
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from augment import Augmentation, seed_of
+from semanticseg.augment import Augmentation, seed_of
 
 
 def marked(height: int = 90, width: int = 120) -> tuple[Image.Image, np.ndarray]:

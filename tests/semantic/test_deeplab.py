@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torchvision import models
 
-from deeplab import DeepLab, ResNetFeatures, ViTFeatures, build_model, parameter_counts
-from semantic_settings import Model
-from spectralseg.backbones import load_backbone
+from semanticseg.deeplab import DeepLab, ResNetFeatures, ViTFeatures, build_model, parameter_counts
+from semanticseg.settings import Model
 from spectralseg.errors import InputError
+from spectralseg.models.backbones import load_backbone
 
 
 def model(name: str = "deeplabv3plus", backbone: str = "test_vit", unfrozen: int = 1, classes: int = 5) -> DeepLab:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from label_matching import UNMATCHED, read_match, renaming
+from semanticseg.matches import UNMATCHED, read_match, renaming
 from spectralseg.errors import InputError
 
 

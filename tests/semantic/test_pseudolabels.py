@@ -7,10 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pseudolabels import enlarge, find_images, pair, patch_step, read_ahead, read_ids, read_segments, train_ids
-from semantic_settings import Data, Loader, Transform
-from spectralseg.crf import upscale_labels
+from semanticseg.pseudolabels import (
+    enlarge,
+    find_images,
+    pair,
+    patch_step,
+    read_ahead,
+    read_ids,
+    read_segments,
+    train_ids,
+)
+from semanticseg.settings import Data, Loader, Transform
 from spectralseg.errors import InputError
+from spectralseg.mathematics.crf import upscale_labels
 
 
 @pytest.mark.parametrize(

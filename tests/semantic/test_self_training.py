@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-import self_training
-from augment import seed_of
-from deeplab import build_model
-from prediction import predict
-from self_training import Trainer, self_training_loss
-from semantic_settings import Model
-from spectralseg.launching import make_accelerator
-from training_run import load_model
+from semanticseg import self_training
+from semanticseg.augment import seed_of
+from semanticseg.deeplab import build_model
+from semanticseg.prediction import predict
+from semanticseg.run_folder import load_model
+from semanticseg.self_training import Trainer, self_training_loss
+from semanticseg.settings import Model
+from spectralseg.running.launching import make_accelerator
 
 CAT, DOG = 8, 12
 MATCHING = "matching='[(0, 0), (1, 8), (2, 12)]'"
@@ -279,7 +279,7 @@ def test_the_config_is_the_published_one(monkeypatch: pytest.MonkeyPatch):
 
     note.__module__ = self_training.__name__
     from shared_data import PROJECT
-    from spectralseg.hydra_app import run
+    from spectralseg.running.hydra_app import run
 
     run(note, PROJECT, "semantic-segmentation/train", [])
     assert (seen["lr"], seen["max_train_steps"], seen["weight_decay"], seen["seed"]) == (0.005, 5000, 1e-8, 1)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pseudolabels import pair
 from running import environment, error_line
-from semantic_evaluation import count
-from semantic_settings import Data, Loader, Transform
+from semanticseg.evaluation import count
+from semanticseg.pseudolabels import pair
+from semanticseg.settings import Data, Loader, Transform
 from shared_data import PROJECT, reference
 
 FOLDER = PROJECT / "semantic-segmentation"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import extract
-from spectralseg.cli import main as extract_main
+from spectralseg.running.fire_app import main as extract_main
 
 TRAIN_IMAGES, VAL_IMAGES = 6, 4
 

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augment import Augmentation
-from label_matching import renaming
-from pseudolabels import pair
+from semanticseg.augment import Augmentation
+from semanticseg.batches import Batches, PseudoLabelled, check_batches, collate, make_loader
+from semanticseg.matches import renaming
+from semanticseg.pseudolabels import pair
 from spectralseg.errors import InputError
-from voc_batches import Batches, PseudoLabelled, check_batches, collate, make_loader
 
 PLAIN = Augmentation(16, 16)
 

@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spectralseg.backbones import load_backbone
-from spectralseg.clusters import cluster_features
-from spectralseg.devices import keep_freed_memory, pick_device
 from spectralseg.errors import InputError
-from spectralseg.images import find_image, load_image, to_tensor
-from spectralseg.regions import infer_grid, segment_boxes
-from spectralseg.stage import FileStage, describe_file, provenance
-from spectralseg.storage import field, load_features, load_labels, load_list, paired_ids, require_partner
-from spectralseg.tokens import TokenExtractor
+from spectralseg.files.images import find_image, load_image, to_tensor
+from spectralseg.files.storage import field, load_features, load_labels, load_list, paired_ids, require_partner
+from spectralseg.mathematics.clusters import cluster_features
+from spectralseg.mathematics.regions import infer_grid, segment_boxes
+from spectralseg.models.backbones import load_backbone
+from spectralseg.models.tokens import TokenExtractor
+from spectralseg.running.devices import keep_freed_memory, pick_device
+from spectralseg.running.stage import FileStage, describe_file, provenance
 
 BOX_FORMAT = "(xmin, ymin, xmax, ymax)"
 CROPS_AT_ONCE = 64

@@ -10,13 +10,13 @@ import torch
 from scipy.sparse import coo_array
 from torch import Tensor
 
-from spectralseg.affinity import COLOUR_AFFINITIES, colour_grid
-from spectralseg.devices import keep_freed_memory, pick_device
-from spectralseg.eigen import AFFINITIES, LAPLACIANS, SOLVERS, spectral_eigenvectors
 from spectralseg.errors import InputError
-from spectralseg.images import find_image, load_image, patch_grid
-from spectralseg.stage import Stage, provenance
-from spectralseg.storage import compact, list_ids, load_features, save_record
+from spectralseg.files.images import find_image, load_image, patch_grid
+from spectralseg.files.storage import compact, list_ids, load_features, save_record
+from spectralseg.mathematics.affinity import COLOUR_AFFINITIES, colour_grid
+from spectralseg.mathematics.eigen import AFFINITIES, LAPLACIANS, SOLVERS, spectral_eigenvectors
+from spectralseg.running.devices import keep_freed_memory, pick_device
+from spectralseg.running.stage import Stage, provenance
 
 MATRICES_IN_MEMORY = 4  # dense (T, T) matrices that an image needs at once, at most
 GPU_BATCH_CELLS = 64 * 1024**2  # matrix entries of a batch on a GPU: 23 images at T = 1702, 8 at T = 2852

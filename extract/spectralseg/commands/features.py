@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from spectralseg.backbones import Backbone, load_backbone
-from spectralseg.devices import keep_freed_memory, pick_device
 from spectralseg.errors import InputError
-from spectralseg.images import crop_to_patches, load_image, read_images_list
-from spectralseg.stage import Stage
-from spectralseg.storage import compact, save_record
-from spectralseg.tokens import TokenExtractor, dtype_named
+from spectralseg.files.images import crop_to_patches, load_image, read_images_list
+from spectralseg.files.storage import compact, save_record
+from spectralseg.models.backbones import Backbone, load_backbone
+from spectralseg.models.tokens import TokenExtractor, dtype_named
+from spectralseg.running.devices import keep_freed_memory, pick_device
+from spectralseg.running.stage import Stage
 
 WAITING_BATCHES = 16  # images of so many batches may wait for others of their size
 

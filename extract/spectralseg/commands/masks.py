@@ -7,10 +7,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from spectralseg.errors import InputError
-from spectralseg.images import patch_grid
-from spectralseg.regions import background_first, eigengap_segments, infer_grid, kmeans_segments
-from spectralseg.stage import Stage, provenance
-from spectralseg.storage import load_eigs, load_features, paired_ids, require_partner, save_labels
+from spectralseg.files.images import patch_grid
+from spectralseg.files.storage import load_eigs, load_features, paired_ids, require_partner, save_labels
+from spectralseg.mathematics.regions import background_first, eigengap_segments, infer_grid, kmeans_segments
+from spectralseg.running.stage import Stage, provenance
 
 
 def extract_single_region_segmentations(

@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from spectralseg.crf import upscale_labels
 from spectralseg.errors import InputError
-from spectralseg.images import load_image, read_images_list
-from spectralseg.matting import METHODS, cut_out, default_band, require_pymatting, trimap
-from spectralseg.stage import Stage, provenance
-from spectralseg.storage import atomic_write, load_labels
+from spectralseg.files.images import load_image, read_images_list
+from spectralseg.files.storage import atomic_write, load_labels
+from spectralseg.mathematics.crf import upscale_labels
+from spectralseg.mathematics.matting import METHODS, cut_out, default_band, require_pymatting, trimap
+from spectralseg.running.stage import Stage, provenance
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from PIL import Image
 from spectralseg.api import object_box
 from spectralseg.commands import eigs, features, masks, semantic
 from spectralseg.commands.vis_eigs import Sources, load_card
-from spectralseg.crf import require_pydensecrf, upscale_labels
+from spectralseg.drawing.page import Card, write_page
+from spectralseg.drawing.pictures import fit_height, label_picture
 from spectralseg.errors import ImagesFailed, InputError
-from spectralseg.images import EXTENSIONS, load_image
-from spectralseg.page import Card, write_page
-from spectralseg.pictures import fit_height, label_picture
-from spectralseg.stage import Stage, provenance
-from spectralseg.storage import atomic_write, load_labels, make_folder
+from spectralseg.files.images import EXTENSIONS, load_image
+from spectralseg.files.storage import atomic_write, load_labels, make_folder
+from spectralseg.mathematics.crf import require_pydensecrf, upscale_labels
+from spectralseg.running.stage import Stage, provenance
 
 THUMBNAIL_HEIGHT = 180
 MAX_CARDS = 1000

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from spectralseg.clusters import semantic_map
-from spectralseg.crf import CrfSettings, dense_crf, require_pydensecrf, upscale_labels
 from spectralseg.errors import InputError
-from spectralseg.images import load_image, read_images_list
-from spectralseg.stage import Stage, describe_file, provenance
-from spectralseg.storage import field, list_ids, load_labels, load_list, save_labels
+from spectralseg.files.images import load_image, read_images_list
+from spectralseg.files.storage import field, list_ids, load_labels, load_list, save_labels
+from spectralseg.mathematics.clusters import semantic_map
+from spectralseg.mathematics.crf import CrfSettings, dense_crf, require_pydensecrf, upscale_labels
+from spectralseg.running.stage import Stage, describe_file, provenance
 
 
 def extract_semantic_segmentations(

@@ -19,12 +19,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from spectralseg.commands.viewer_sources import Box, LabelIndex, Sources, load_sources, missing_label_maps, time_stamp
-from spectralseg.crf import upscale_labels
+from spectralseg.drawing.pictures import caption_font, fit_height, label_picture, overlay, voc_palette
 from spectralseg.errors import InputError
-from spectralseg.images import load_image
-from spectralseg.pictures import caption_font, fit_height, label_picture, overlay, voc_palette
-from spectralseg.regions import STEPS
-from spectralseg.storage import load_labels
+from spectralseg.files.images import load_image
+from spectralseg.files.storage import load_labels
+from spectralseg.mathematics.crf import upscale_labels
+from spectralseg.mathematics.regions import STEPS
 
 ALL = "all images"
 PAGE_SIZES = (4, 8, 16, 32, 64)

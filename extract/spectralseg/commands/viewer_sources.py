@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from spectralseg.errors import InputError
-from spectralseg.images import read_images_list
-from spectralseg.stage import DESCRIPTION_FILE, describe
-from spectralseg.storage import field, load_labels, load_list
+from spectralseg.files.images import read_images_list
+from spectralseg.files.storage import field, load_labels, load_list
+from spectralseg.running.stage import DESCRIPTION_FILE, describe
 
 
 @dataclass(frozen=True)

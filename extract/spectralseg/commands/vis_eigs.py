@@ -10,14 +10,14 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from spectralseg.drawing.page import Card, write_page
+from spectralseg.drawing.pictures import attention_picture, contact_sheet, eigenvector_picture, fit_height
 from spectralseg.errors import InputError
-from spectralseg.images import find_image, load_image, read_images_list
-from spectralseg.page import Card, write_page
-from spectralseg.pictures import attention_picture, contact_sheet, eigenvector_picture, fit_height
-from spectralseg.progress import progress_bar
-from spectralseg.regions import infer_grid
-from spectralseg.stage import Stage, provenance
-from spectralseg.storage import atomic_write, list_ids, load_eigs, load_features
+from spectralseg.files.images import find_image, load_image, read_images_list
+from spectralseg.files.storage import atomic_write, list_ids, load_eigs, load_features
+from spectralseg.mathematics.regions import infer_grid
+from spectralseg.running.progress import progress_bar
+from spectralseg.running.stage import Stage, provenance
 
 SHEET_HEIGHT, THUMBNAIL_HEIGHT = 240, 180  # pixels
 MAX_CARDS = 1000  # about 20 MB of page

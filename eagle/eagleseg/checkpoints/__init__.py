@@ -1,0 +1,1 @@
+"""Files of trained models, ours and the published ones."""

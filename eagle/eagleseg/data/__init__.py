@@ -1,0 +1,1 @@
+"""Data sets: where images and labels lie, and how the network sees them."""

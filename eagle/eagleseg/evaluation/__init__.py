@@ -1,0 +1,1 @@
+"""Probabilities, scores and pictures of a trained model."""

@@ -1,0 +1,158 @@
+"""Evaluation of a trained model: both probes, flip averaging, dense CRF, both metric protocols.
+
+Source: Kim et al., EAGLE, CVPR 2024, and Hamilton et al., STEGO, ICLR 2022. Images stream: what is kept of the data set
+is one matrix of counts per probe.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from eagleseg.checkpoints.trained import Trained
+from eagleseg.data.dataset import EagleDataset, iterate, to_picture
+from eagleseg.evaluation.pictures import rows_of_labels
+from eagleseg.evaluation.probabilities import cluster_log_probabilities, image_code, linear_logits
+from eagleseg.evaluation.scores import NAMES, ProbeCounts, as_classes, scores
+from spectralseg.drawing.charts import confusion_picture
+from spectralseg.errors import InputError
+from spectralseg.files.storage import atomic_write, make_folder, save_labels
+from spectralseg.mathematics.crf import EAGLE_CRF, refine_probabilities
+from spectralseg.running.progress import progress_bar
+from spectralseg.running.workers import stream
+
+
+@dataclass
+class EvaluationOptions:
+    """How to evaluate; ``configs/eagle/eval_config.yml`` explains the entries."""
+
+    batch_size: int = 8
+    num_workers: int = 2
+    flip: bool = True
+    run_crf: bool = True
+    crf_processes: int = 0
+    save_predictions: bool = False
+    pictures: int = 8
+
+
+@dataclass
+class Probabilities:
+    """Of one image: RGB (H, W, 3) uint8 and log-probabilities (clusters or classes, H, W) float32 by probe."""
+
+    image: NDArray[np.uint8]
+    probes: dict[str, NDArray[np.float32]]
+
+
+def evaluate(trained: Trained, dataset: EagleDataset, options: EvaluationOptions, folder: Path) -> dict[str, Any]:
+    """Predict all images of a labelled data set, write the results into ``folder`` and return the scores in percent.
+
+    Raises
+    ------
+    InputError
+        The data set has no labels, or other classes than the model.
+    """
+    model = trained.model
+    n_classes, n_clusters = len(model.linear_probe.weight), len(model.cluster_probe.clusters)
+    if not dataset.has_labels:
+        raise InputError(f"{dataset.name} has no labels to compare with; demo_segmentation.py predicts without")
+    if dataset.n_classes != n_classes:
+        raise InputError(f"{dataset.name} has {dataset.n_classes} classes, the model was trained for {n_classes}")
+    make_folder(folder)
+    counts = ProbeCounts(n_clusters, n_classes)
+    shown: dict[int, dict[str, NDArray]] = {}
+    wanted = set(np.linspace(0, len(dataset) - 1, min(options.pictures, len(dataset))).round().astype(int).tolist())
+    maps = predictions(trained, dataset, options)
+    for index, labels, truth in progress_bar(maps, desc="evaluate", total=len(dataset), unit="image"):
+        counts.add(torch.from_numpy(labels["cluster"]), torch.from_numpy(labels["linear"]), truth)
+        if options.save_predictions:
+            for probe, values in labels.items():
+                save_labels(make_folder(folder / "predictions" / probe) / f"{dataset.ids[index]}.png", values)
+        if index in wanted:
+            shown[index] = {"label": truth.numpy(), **labels}
+    results = scores(counts, dataset.class_names)
+    _write_pictures(folder, dataset, counts, shown)
+    return {"scores": results, "match": counts.match(), "images": len(dataset)}
+
+
+def predictions(
+    trained: Trained, dataset: EagleDataset, options: EvaluationOptions
+) -> Iterator[tuple[int, dict[str, NDArray[np.uint8]], Tensor]]:
+    """Index, label maps (H, W) of the probes ``cluster`` and ``linear``, truth (H, W) int64 of each image, in order."""
+    truths: dict[int, Tensor] = {}
+
+    def probabilities() -> Iterator[Probabilities]:
+        for batch in iterate(DataLoader(dataset, batch_size=options.batch_size, num_workers=options.num_workers)):
+            log_probabilities = log_probabilities_of(trained, batch["img"], options.flip)
+            for row, index in enumerate(batch["index"].tolist()):
+                truths[index] = batch["label"][row]
+                image = np.asarray(to_picture(batch["img"][row]))
+                yield Probabilities(image, {name: values[row] for name, values in log_probabilities.items()})
+
+    work = sharpened if options.run_crf else most_likely
+    processes = options.crf_processes if options.run_crf else 0
+    for index, labels in enumerate(stream(work, probabilities(), processes)):
+        yield index, labels, truths.pop(index)
+
+
+@torch.no_grad()
+def log_probabilities_of(
+    trained: Trained, images: Tensor, flip: bool, size: tuple[int, int] | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """Log-probabilities (B, clusters or classes, *size) of both probes; ``size``: by default that of the images.
+
+    ``images`` are (B, 3, H, W), ImageNet-normalised, on any device.
+    """
+    model = trained.model
+    size = images.shape[-2:] if size is None else size
+    images = images.to(model.linear_probe.weight.device)
+    code = image_code(trained.features_of, model, images, flip)
+    return {
+        "cluster": cluster_log_probabilities(model, code, size).cpu().numpy(),
+        "linear": torch.log_softmax(linear_logits(model, code, size), dim=1).cpu().numpy(),
+    }
+
+
+def sharpened(probabilities: Probabilities) -> dict[str, NDArray[np.uint8]]:
+    """Label maps (H, W) after the dense CRF."""
+    return {
+        name: refine_probabilities(probabilities.image, values, EAGLE_CRF).argmax(axis=0).astype(np.uint8)
+        for name, values in probabilities.probes.items()
+    }
+
+
+def most_likely(probabilities: Probabilities) -> dict[str, NDArray[np.uint8]]:
+    """Label maps (H, W) without a CRF."""
+    return {name: values.argmax(axis=0).astype(np.uint8) for name, values in probabilities.probes.items()}
+
+
+def _write_pictures(
+    folder: Path, dataset: EagleDataset, counts: ProbeCounts, shown: dict[int, dict[str, NDArray]]
+) -> None:
+    match, names = counts.match(), list(dataset.class_names)
+    for maps in shown.values():
+        maps["cluster"] = as_classes(maps["cluster"], match)
+    pictures: dict[str, Image.Image] = {}
+    for key, confusion in counts.confusions().items():
+        rows = [*names, "(unmatched)"][: len(confusion)]
+        pictures[f"confusion_{key}"] = confusion_picture(confusion[:, : len(names)], rows, names, NAMES[key])
+    if shown:
+        photographs = [to_picture(dataset[index]["img"]) for index in shown]
+        columns = {caption: [maps[caption] for maps in shown.values()] for caption in ("label", "linear", "cluster")}
+        pictures["predictions"] = rows_of_labels(photographs, columns, [dataset.ids[index] for index in shown])
+    for name, picture in pictures.items():
+        with atomic_write(folder / f"{name}.png") as file:
+            picture.save(file, format="PNG")
+
+
+def write_results(folder: Path, content: dict[str, Any]) -> None:
+    """Write results.json."""
+    with atomic_write(folder / "results.json") as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())

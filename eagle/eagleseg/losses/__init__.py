@@ -1,0 +1,1 @@
+"""Correspondence, EiCue and object-centric contrast, and their sum."""

@@ -1,0 +1,1 @@
+"""The frozen features, the head that is trained on them, and the probes."""

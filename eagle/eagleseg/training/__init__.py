@@ -1,0 +1,1 @@
+"""The run: settings, batches, loop, validation, checkpoints."""

@@ -1,0 +1,295 @@
+"""The training loop of EAGLE: one optimiser, one step a batch, validation, checkpoints.
+
+Source: Kim et al., EAGLE, CVPR 2024. Devices, processes and precision are Accelerate's; everything random in a step is
+a function of the seed, the step and the process, so that a resumed run is the uninterrupted one.
+"""
+
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from eagleseg.data.dataset import EagleDataset, build_dataset, to_picture
+from eagleseg.evaluation.pictures import rows_of_labels
+from eagleseg.evaluation.scores import ProbeCounts, as_classes, scores
+from eagleseg.losses.step import EagleStep, total_loss
+from eagleseg.model.both_views import features_of_views
+from eagleseg.model.features import Featurizer
+from eagleseg.model.heads import EagleModel
+from eagleseg.training.batches import EpochBatches, endless_batches
+from eagleseg.training.run_folder import LOGS, Log, RunFolder
+from eagleseg.training.settings import DTYPES, TrainSettings
+from eagleseg.training.validation import Sample, validate
+from spectralseg.drawing.charts import confusion_picture
+from spectralseg.errors import InputError
+from spectralseg.models.backbones import Backbone, load_backbone
+from spectralseg.running.launching import make_accelerator, start_asked_processes
+from spectralseg.running.progress import progress_bar
+
+CHECKPOINT_FORMAT = "eagle 1"
+TAGS = {  # as published, where it logs the same
+    "cluster_released_miou": "test/cluster/mIoU",
+    "cluster_released_accuracy": "test/cluster/Accuracy",
+    "cluster_strict_miou": "test/cluster_strict/mIoU",
+    "cluster_strict_accuracy": "test/cluster_strict/Accuracy",
+    "linear_miou": "test/linear/mIoU",
+    "linear_accuracy": "test/linear/Accuracy",
+}
+PROBES = ("linear", "cluster")  # terms that train the probes only, the first of them on labels
+
+
+def train(settings: TrainSettings, folder: Path) -> None:
+    """Train, or go on with the run in ``folder``, up to ``max_steps``.
+
+    Raises
+    ------
+    InputError
+        Settings or data that no run can have; a loss that is no longer finite (the checkpoints stay).
+    """
+    settings.check()
+    start_asked_processes()
+    accelerator = make_accelerator(settings.device, settings.mixed_precision, settings.logger, folder / LOGS)
+    training = build_dataset(settings, "train", training=True)
+    validation = build_dataset(settings, "val", training=False, res=settings.val_res)
+    _check_data(settings, training, validation, accelerator)
+    backbone = load_backbone(settings.backbone, settings.weights, accelerator.device)
+    if backbone.patch_size != settings.patch_size:
+        raise InputError(f"{settings.backbone} has patches of {backbone.patch_size} pixels: set patch_size to that")
+    training.require_backbone(backbone.name, backbone.weights)
+    run = RunFolder(folder, settings, backbone.weights)
+    _Training(settings, run, accelerator, backbone, training, validation).run_to_the_end()
+
+
+def _check_data(
+    settings: TrainSettings, training: EagleDataset, validation: EagleDataset, accelerator: Accelerator
+) -> None:
+    if settings.select_by == "cluster_miou" and not validation.has_labels:
+        raise InputError("select_by=cluster_miou needs labels, which the val split has not: select_by=loss or last")
+    world = accelerator.num_processes
+    if settings.batch_size % world or settings.batch_size < 2 * world:
+        raise InputError(f"batch_size={settings.batch_size} cannot be shared by {world} processes, at least 2 each")
+
+
+class _Training:
+    """One process's part of a run: the state that its steps share."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        run: RunFolder,
+        accelerator: Accelerator,
+        backbone: Backbone,
+        training: EagleDataset,
+        validation: EagleDataset,
+    ) -> None:
+        self.settings, self.run, self.accelerator = settings, run, accelerator
+        self.training, self.validation = training, validation
+        self.features_of = Featurizer(backbone, dtype=DTYPES[settings.mixed_precision])
+        torch.manual_seed(settings.seed)
+        self.model = EagleModel(
+            feature_dim=self.features_of.dim,
+            n_classes=training.n_classes,
+            extra_clusters=settings.extra_clusters,
+            dim=settings.dim,
+            eigen_cluster=settings.eigen_cluster,
+            eigen_cluster_out=settings.eigen_cluster_out,
+            dropout=settings.dropout,
+            learned_prototypes=settings.centroid_mode == "learned",
+        )
+        optimizer = torch.optim.Adam(parameter_groups(self.model, settings))
+        state = run.last()
+        self.step = self.first_step = 0 if state is None else int(state["step"])
+        self.losses: list[float] = [] if state is None else state["losses"]  # unsupervised, since the last validation
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        self.losses_of, self.optimizer = accelerator.prepare(EagleStep(self.model, settings), optimizer)
+
+    def run_to_the_end(self) -> None:
+        """Steps up to ``max_steps``, with a progress bar."""
+        settings, accelerator = self.settings, self.accelerator
+        accelerator.wait_for_everyone()  # all have checked the folder before it changes
+        if accelerator.is_main_process:
+            self.run.begin()
+        accelerator.wait_for_everyone()
+        self.log = Log(accelerator, settings, self.first_step)
+        if self.first_step:
+            accelerator.print(f"train: goes on at step {self.first_step} of {self.run.path}", file=sys.stderr)
+        sampler = EpochBatches(
+            len(self.training),
+            settings.batch_size,
+            settings.seed,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        batches = endless_batches(
+            self.training, sampler, self.step, settings.num_workers, accelerator.device.type == "cuda"
+        )
+        quiet = not accelerator.is_main_process
+        with progress_bar(total=settings.max_steps, initial=self.step, desc="train", unit="step", disable=quiet) as bar:
+            while self.step < settings.max_steps:
+                self._one_step(next(batches))
+                self.step += 1
+                bar.update()
+                at_end = self.step == settings.max_steps
+                validates = self.step % settings.val_freq == 0 or at_end
+                saves = self.step % settings.checkpoint_freq == 0 or at_end
+                if validates or saves:
+                    self._require_finite_model()
+                if validates:
+                    self._validate()
+                if saves:
+                    self._save_last()
+        self.log.close()
+        accelerator.print(f"train: {self.step} steps -> {self.run.path}", file=sys.stderr)
+
+    def _one_step(self, batch: dict[str, Any]) -> None:
+        device = self.accelerator.device
+        tensors = {
+            name: value.to(device, non_blocking=True) for name, value in batch.items() if isinstance(value, Tensor)
+        }
+        # Dropout and the points that are compared depend on the step alone, and so do not notice an interruption.
+        torch.manual_seed(_mixed(self.settings.seed, self.step, self.accelerator.process_index))
+        features = features_of_views(self.features_of, tensors)
+        share = contrast_share(self.step, self.settings)
+        terms = self.losses_of(*features, tensors, share)
+        self._require_finite(terms)
+        loss = total_loss(terms, share, self.settings)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        probes = sum(terms[name] for name in PROBES if name in terms)
+        self.losses.append(float(loss.detach() - probes.detach()))
+        if (self.step + 1) % self.settings.scalar_log_freq == 0:
+            values = {f"loss/{name}": float(value.detach()) for name, value in terms.items()}
+            self.log.scalars({**values, "loss/total": float(loss.detach())}, self.step + 1)
+
+    def _require_finite(self, terms: dict[str, Tensor]) -> None:
+        """End all processes when a loss of any of them is no number."""
+        bad = torch.stack([~value.detach().isfinite() for value in terms.values()]).float()
+        if self.accelerator.num_processes > 1:
+            bad = self.accelerator.reduce(bad, "sum")
+        if bad.any():
+            names = ", ".join(name for name, flag in zip(terms, bad.tolist(), strict=True) if flag)
+            raise InputError(
+                f"step {self.step}: the loss '{names}' is not a finite number; checkpoints in {self.run.path} are as"
+                " they were. A lower lr may help"
+            )
+
+    def _require_finite_model(self) -> None:
+        """A finite loss can leave gradients that are not; the next loss would tell, after a checkpoint was written."""
+        broken = [name for name, value in self.model.named_parameters() if not value.isfinite().all()]
+        if broken:
+            raise InputError(
+                f"step {self.step}: {broken[0]} is no longer finite; checkpoints in {self.run.path} are as they were."
+                " A lower lr may help"
+            )
+
+    def _validate(self) -> None:
+        settings = self.settings
+        counts, samples = validate(
+            self.features_of,
+            self.model,
+            self.validation,
+            self.accelerator,
+            settings.val_batch_size,
+            settings.num_workers,
+            settings.pictures,
+        )
+        loss = float(np.mean(self.losses)) if self.losses else math.nan
+        after_schedule = self.step - 1 > settings.step_schedulers
+        selected = {"loss": loss if after_schedule else math.nan, "last": float(self.step)}
+        metrics: dict[str, Any] = {"step": self.step, "loss": loss}
+        if counts is not None:
+            results = scores(counts, self.validation.class_names)
+            miou = results["cluster_released"]["miou"]
+            selected["cluster_miou"] = 0.0 if math.isnan(miou) else miou  # NaN: all pixels in extra clusters
+            metrics |= {f"{name}_{score}": results[name][score] for name in results for score in ("miou", "accuracy")}
+        self.losses = []
+        if self.accelerator.is_main_process:
+            self._report(metrics, counts, samples)
+            match = {} if counts is None else counts.match()
+            at_end = self.step == settings.max_steps
+            self.run.save_if_good(selected[settings.select_by], self.step, self._checkpoint(metrics, match), at_end)
+        self.accelerator.wait_for_everyone()
+
+    def _report(self, metrics: dict[str, Any], counts: ProbeCounts | None, samples: list[Sample]) -> None:
+        step, name = self.step, f"step_{self.step:06d}"
+        self.run.add_metrics(metrics)
+        scalars = {TAGS[key]: value for key, value in metrics.items() if key in TAGS}
+        pictures = {}
+        if counts is not None:
+            for sample in samples:
+                sample.maps["cluster"] = as_classes(sample.maps["cluster"], counts.match())
+            names = self.validation.class_names
+            confusion = counts.confusions()["cluster_strict"]
+            pictures["confusion"] = confusion_picture(confusion[:, :-1], [*names, "(unmatched)"], names, f"step {step}")
+            for kind, sums in (("label", counts.cluster.sum(axis=0)), ("cluster", counts.cluster.sum(axis=1))):
+                shares = sums / max(1, sums.sum())
+                scalars |= {f"frequency/{kind}_{number:02d}": float(share) for number, share in enumerate(shares)}
+        if samples:
+            photographs = [to_picture(self.validation[sample.index]["img"]) for sample in samples]
+            columns = {caption: [sample.maps[caption] for sample in samples] for caption in samples[0].maps}
+            ids = [self.validation.ids[sample.index] for sample in samples]
+            pictures["predictions"] = rows_of_labels(photographs, columns, ids)
+        self.log.scalars(scalars, step)
+        for kind, picture in pictures.items():
+            self.run.save_picture(f"{name}_{kind}", picture)
+            self.log.picture(kind, picture, step)
+        if counts is not None:
+            tqdm.write(
+                f"step {step}: cluster mIoU {metrics['cluster_released_miou']:.2f}, accuracy"
+                f" {metrics['cluster_released_accuracy']:.2f}; linear mIoU {metrics['linear_miou']:.2f}, accuracy"
+                f" {metrics['linear_accuracy']:.2f}",
+                file=sys.stderr,
+            )
+
+    def _checkpoint(self, metrics: dict[str, Any], match: dict[int, int]) -> dict[str, Any]:
+        return {
+            "format": CHECKPOINT_FORMAT,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "settings": asdict(self.settings),
+            "class_names": list(self.training.class_names),
+            "metrics": metrics,
+            "match": match,  # cluster -> class, by the labels of the validation; empty without any
+        }
+
+    def _save_last(self) -> None:
+        if self.accelerator.is_main_process:
+            optimizer = self.optimizer.state_dict()
+            self.run.save_last({**self._checkpoint({}, {}), "optimizer": optimizer, "losses": self.losses})
+        self.accelerator.wait_for_everyone()
+
+
+def parameter_groups(model: EagleModel, settings: TrainSettings) -> list[dict[str, Any]]:
+    """Parameters with their learning rates, for one optimiser in place of the published seven."""
+    groups = [
+        ([model.head, model.project_head], settings.lr),
+        ([model.linear_probe], settings.linear_lr),
+        ([model.cluster_probe], settings.cluster_lr),
+        ([model.eigen_probe, model.eigen_probe_blur], settings.eigen_cluster_lr),
+    ]
+    by_rate = [
+        {"params": [parameter for part in parts for parameter in part.parameters()], "lr": lr} for parts, lr in groups
+    ]
+    if model.prototypes is not None:
+        by_rate[0]["params"].append(model.prototypes)
+    return by_rate
+
+
+def contrast_share(step: int, settings: TrainSettings) -> float:
+    """u of the total loss: 0 up to step number ``step_schedulers`` (from 0), then ``momentum_limit``, at most 1."""
+    return 0.0 if step <= settings.step_schedulers else min(1.0, settings.momentum_limit)
+
+
+def _mixed(seed: int, step: int, process: int) -> int:
+    """One number from three, different for all that occur."""
+    return (seed * 1_000_003 + step) * 4096 + process

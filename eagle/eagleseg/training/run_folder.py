@@ -1,0 +1,179 @@
+"""The folder of a training run: its settings, checkpoints, the best few of them, metrics; and the log.
+
+    settings.json        what the run computes; another run in this folder is refused
+    last.pth             everything that is needed to go on
+    best.pth             the best checkpoint by ``select_by``
+    step_000700.pth      the best ``keep_best``
+    metrics.jsonl        a line per validation
+    pictures/, logs/     pictures of validations; TensorBoard's files
+
+A run that is started again goes on at last.pth.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from PIL import Image
+
+from eagleseg.checkpoints.files import load_checkpoint, save_checkpoint
+from eagleseg.training.settings import TrainSettings
+from spectralseg.errors import InputError
+from spectralseg.files.storage import atomic_write, make_folder, remove, remove_leftovers
+from spectralseg.running.stage import differences
+
+SETTINGS, LAST, BEST, METRICS, PICTURES, LOGS = (
+    *("settings.json", "last.pth", "best.pth", "metrics.jsonl", "pictures", "logs"),
+)
+HIGHER_IS_BETTER = {"cluster_miou": True, "loss": False, "last": True}
+
+
+class RunFolder:
+    """Checkpoints and metrics of one run; used by the main process alone, apart from :meth:`last`.
+
+    Parameters
+    ----------
+    path
+        The folder; created by :meth:`begin`.
+    settings
+        Of the run.
+    weights
+        What the backbone tells of its weights, wherever they lie.
+
+    Raises
+    ------
+    InputError
+        The folder holds a run with other settings, and ``overwrite`` is not set.
+    """
+
+    def __init__(self, path: Path, settings: TrainSettings, weights: str) -> None:
+        self.path, self.settings = path, settings
+        self.identity = json.loads(json.dumps({**settings.identity(), "weights": weights}))
+        self.ranking: list[tuple[float, int]] = []  # (value of select_by, step) of the checkpoints kept, best first
+        self._check()
+
+    def _check(self) -> None:
+        before = _read_json(self.path / SETTINGS)
+        if before is None or self.settings.overwrite:
+            return
+        difference = differences(before, self.identity)
+        if difference:
+            raise InputError(
+                f"{self.path} already holds a run, but {difference}; choose another experiment_name, or overwrite=true"
+            )
+
+    def begin(self) -> None:
+        """Make the folder ready; with ``overwrite`` what an earlier run left there goes."""
+        make_folder(self.path)
+        remove_leftovers(self.path)
+        if self.settings.overwrite:
+            for name in (LAST, BEST, METRICS):  # last.pth first: without it nothing is resumed
+                remove(self.path / name)
+            for path in self.path.glob("step_*.pth"):
+                remove(path)
+            for name in (PICTURES, LOGS):
+                shutil.rmtree(self.path / name, ignore_errors=True)
+        with atomic_write(self.path / SETTINGS) as file:
+            file.write((json.dumps(self.identity, indent=2) + "\n").encode())
+
+    def last(self) -> dict[str, Any] | None:
+        """What :meth:`save_last` wrote, or None at the start of a run."""
+        path = self.path / LAST
+        if self.settings.overwrite or not path.exists():
+            return None
+        state = load_checkpoint(path)
+        self.ranking = [(float(value), int(step)) for value, step in state["ranking"].get(self.settings.select_by, [])]
+        return state
+
+    def save_last(self, content: dict[str, Any]) -> None:
+        """Write last.pth."""
+        save_checkpoint(self.path / LAST, {**content, "ranking": {self.settings.select_by: self.ranking}})
+
+    def save_if_good(self, value: float, step: int, content: dict[str, Any], at_end: bool = False) -> None:
+        """Keep a checkpoint if it is among the best ``keep_best`` by ``select_by``.
+
+        Parameters
+        ----------
+        value
+            Of ``select_by``; NaN is not kept.
+        at_end
+            Whether this is the run's last validation, which is kept if nothing else was.
+        """
+        if np.isnan(value):
+            if at_end and not self.ranking:
+                save_checkpoint(self.path / BEST, content)
+            return
+        sign = -1 if HIGHER_IS_BETTER[self.settings.select_by] else 1
+        ranking = sorted([*self.ranking, (value, step)], key=lambda entry: (sign * entry[0], -entry[1]))
+        kept, dropped = ranking[: self.settings.keep_best], ranking[self.settings.keep_best :]
+        if (value, step) in kept:
+            save_checkpoint(self._step_path(step), content)
+            if kept[0] == (value, step):
+                save_checkpoint(self.path / BEST, content)
+        for _, old in dropped:
+            if old != step:
+                remove(self._step_path(old))
+        self.ranking = kept
+
+    def _step_path(self, step: int) -> Path:
+        return self.path / f"step_{step:06d}.pth"
+
+    def add_metrics(self, metrics: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl; lines of the same step or later, from before a resume, go."""
+        lines = [line for line in self.metrics() if line["step"] < metrics["step"]]
+        with atomic_write(self.path / METRICS) as file:
+            file.writelines((json.dumps(line) + "\n").encode() for line in [*lines, metrics])
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        path = self.path / METRICS
+        if not path.exists():
+            return []
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()]
+        except ValueError:
+            raise InputError(f"{path} is damaged; delete it and go on") from None
+
+    def save_picture(self, name: str, picture: Image.Image) -> None:
+        """Write pictures/<name>.png."""
+        with atomic_write(make_folder(self.path / PICTURES) / f"{name}.png") as file:
+            picture.save(file, format="PNG")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); delete it if it is damaged") from None
+
+
+class Log:
+    """Scalars and pictures to TensorBoard or Weights & Biases, through Accelerate's trackers."""
+
+    def __init__(self, accelerator: Accelerator, settings: TrainSettings, first_step: int) -> None:
+        self.accelerator, self.logger = accelerator, settings.logger
+        if self.logger is not None:
+            options = {"tensorboard": {"purge_step": first_step}, "wandb": {"name": settings.experiment_name}}
+            accelerator.init_trackers("eagle", init_kwargs={self.logger: options[self.logger]})
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Log numbers by their names."""
+        if self.logger is not None:
+            self.accelerator.log(values, step=step)
+
+    def picture(self, name: str, picture: Image.Image, step: int) -> None:
+        """Log a picture."""
+        if self.logger is not None and self.accelerator.is_main_process:
+            pixels = np.asarray(picture.convert("RGB"))[None]
+            options = {"dataformats": "NHWC"} if self.logger == "tensorboard" else {}
+            self.accelerator.trackers[0].log_images({name: pixels}, step=step, **options)
+
+    def close(self) -> None:
+        """Write what is still held back."""
+        if self.logger is not None:
+            self.accelerator.end_training()

@@ -1,0 +1,271 @@
+"""What the stage files hold, and how they are written: whole or not at all.
+
+Every per-image file is named after its image's id (the file stem). Records are dicts of tensors and plain Python
+values, so that ``torch.load(weights_only=True)`` reads them. Files written by the published code are read too.
+"""
+
+import contextlib
+import io
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from spectralseg.errors import InputError, OutputError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+    """Open ``path`` for writing bytes; it appears, complete, when the block ends without an error.
+
+    The bytes go to a hidden temporary file in the same folder (named after this host and process, see
+    :func:`remove_leftovers`), which then replaces ``path``.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written: disk full, folder read-only or absent.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete temporary files that a killed process of this machine left in ``folder``."""
+    prefix = f".{socket.gethostname()}-"
+    for path in Path(folder).glob(f".*{TEMPORARY_SUFFIX}"):
+        owner = path.name.removesuffix(TEMPORARY_SUFFIX).rpartition(prefix)[2]
+        if prefix in path.name and owner.isdecimal() and not _is_running(int(owner)):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file if it exists; an :class:`OutputError` says why it cannot be."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot delete {path}: {error.strerror or error}") from error
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def make_folder(path: str | Path) -> Path:
+    """Create a folder with its parents; an :class:`OutputError` says why it cannot be."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create the folder {path}: {error.strerror or error}") from error
+    return path
+
+
+def save_record(path: str | Path, record: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """Write a record as ``.pth``, atomically. Equal records give equal bytes."""
+    buffer = io.BytesIO()  # torch.save on a path hides the reason of a failed write; on a buffer it cannot fail
+    torch.save(_in_own_objects(record), buffer)
+    with atomic_write(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def _in_own_objects(value: Any) -> Any:
+    """The same content with each container an object of its own, and equal texts one object.
+
+    Pickle writes an object that it has met before as a reference, so that the bytes would tell who shared what.
+    """
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) is dict:
+        return {_in_own_objects(key): _in_own_objects(content) for key, content in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_in_own_objects(content) for content in value)
+    return value
+
+
+def load_record(path: str | Path) -> dict[str, Any]:
+    """Read a ``.pth`` record without executing anything from it.
+
+    NumPy arrays inside (the published code saves eigenvalues so) become tensors.
+
+    Raises
+    ------
+    InputError
+        The file is absent, damaged, holds something else than a dict, or objects that would need executing.
+    """
+    record = load_pth(path)
+    if not isinstance(record, dict):
+        raise InputError(f"{path} holds a {type(record).__name__}, not a record of a stage")
+    return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in record.items()}
+
+
+def load_pth(path: str | Path) -> Any:
+    """``torch.load(weights_only=True)`` that also knows plain NumPy arrays; errors as :func:`load_record`."""
+    path = Path(path)
+    try:
+        with torch.serialization.safe_globals(_numpy_globals()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"no such file: {path}") from None
+    except Exception as error:  # torch.load raises a different type for each kind of damage
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}); delete it and run its stage again"
+        ) from error
+
+
+def _numpy_globals() -> list[Any]:
+    """What unpickling a NumPy array needs: constructors of plain data, nothing that runs code."""
+    dtypes = [type(np.dtype(name)) for name in ("float32", "float64", "int64", "int32", "uint8", "bool")]
+    rebuild = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    names = [
+        (rebuild._reconstruct, "numpy.core.multiarray._reconstruct"),
+        (rebuild.scalar, "numpy.core.multiarray.scalar"),
+    ]
+    return [np.ndarray, np.dtype, *dtypes, rebuild._reconstruct, rebuild.scalar, *names]
+
+
+def field(record: dict[str, Any], name: str, path: str | Path) -> Any:
+    """``record[name]``, or an error that says which field of which file is missing."""
+    if name not in record:
+        raise InputError(f"{path} has no field '{name}' (it has: {', '.join(sorted(map(str, record)))})")
+    return record[name]
+
+
+def load_features(path: str | Path) -> dict[str, Any]:
+    """Read a features record; ours or the published code's.
+
+    Returns
+    -------
+    dict
+        ``id`` (str), ``file`` (str), ``shape`` (1, 3, H, W) of the image in pixels before cropping, ``patch_size``
+        (int), ``model_name`` (str), ``indices`` (int), and the features, each (1, T, D): ``k``, ...
+    """
+    record = load_record(path)
+    record.setdefault("id", Path(path).stem)
+    for name in ("shape", "patch_size"):
+        field(record, name, path)
+    record["shape"] = tuple(int(side) for side in record["shape"])
+    record["patch_size"] = int(record["patch_size"])
+    if "indices" in record:  # the published code stores a tensor with one element
+        record["indices"] = int(record["indices"])
+    if isinstance(record.get("file"), list | tuple):
+        record["file"] = record["file"][0]
+    if isinstance(record["id"], list | tuple):
+        record["id"] = record["id"][0]
+    return record
+
+
+def load_eigs(path: str | Path) -> dict[str, Any]:
+    """Read an eigenvectors record; ours or the published code's (``eigenvalues`` and ``eigenvectors`` alone).
+
+    Returns
+    -------
+    dict
+        ``eigenvalues`` (K,) and ``eigenvectors`` (K, T') as float32 tensors, ``id`` (str); when our stage wrote it
+        also ``shape`` (1, 3, H, W), ``grid`` (rows, columns), ``step`` (pixels per cell), ``which_matrix``. For
+        records without them :func:`spectralseg.mathematics.regions.infer_grid` finds grid and step from the image size.
+    """
+    record = load_record(path)
+    record.setdefault("id", Path(path).stem)
+    values = torch.as_tensor(field(record, "eigenvalues", path)).float().flatten()
+    vectors = torch.as_tensor(field(record, "eigenvectors", path)).float()
+    if vectors.ndim != 2 or len(vectors) != len(values):
+        raise InputError(
+            f"{path}: eigenvectors of shape {tuple(vectors.shape)} do not fit {len(values)} eigenvalues, (K, T) does"
+        )
+    record["eigenvalues"], record["eigenvectors"] = values, vectors
+    if "grid" in record:
+        record["grid"] = tuple(int(side) for side in record["grid"])
+    if "shape" in record:
+        record["shape"] = tuple(int(side) for side in record["shape"])
+    return record
+
+
+def compact(tensor: Tensor) -> Tensor:
+    """A contiguous CPU copy that shares no storage: a saved view would drag its whole parent into the file."""
+    return tensor.detach().cpu().contiguous().clone()
+
+
+def list_ids(folder: str | Path, suffix: str) -> list[str]:
+    """Sorted ids of the files ``<id><suffix>`` in ``folder``; an error if there is no such folder or file."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no such folder: {folder}")
+    ids = sorted(path.name.removesuffix(suffix) for path in folder.glob(f"[!.]*{suffix}"))
+    if not ids:
+        raise InputError(f"no *{suffix} file in {folder}: run the stage before this one first")
+    return ids
+
+
+def save_labels(path: str | Path, labels: np.ndarray) -> None:
+    """Write a label map (rows, columns) as a palette PNG: values stay label indices, and viewers show VOC's colours."""
+    from spectralseg.drawing.pictures import label_picture
+
+    with atomic_write(path) as file:
+        label_picture(labels).save(file, format="PNG")
+
+
+def load_labels(path: str | Path) -> np.ndarray:
+    """Read a label map: palette, grey or 1-bit PNG -> (rows, columns) uint8.
+
+    Raises
+    ------
+    InputError
+        The file is absent, damaged, or a colour picture.
+    """
+    try:
+        with Image.open(path) as file:
+            labels = np.array(file)
+    except FileNotFoundError:
+        raise InputError(f"no such label map: {path}") from None
+    except Exception as error:  # Pillow's decoders raise many types
+        raise InputError(f"{path} cannot be read as a label map: {error}") from None
+    if labels.ndim != 2 or (labels.size and labels.max() > 255):
+        raise InputError(f"{path} is a picture of mode {file.mode}, not a label map (palette, grey or 1-bit PNG)")
+    return labels.astype(np.uint8)
+
+
+def load_list(path: str | Path) -> list[dict[str, Any]]:
+    """Read a file that holds a list of records (boxes, their features or clusters), each with an ``id``."""
+    records = load_pth(path)
+    if not isinstance(records, list) or not all(isinstance(record, dict) and "id" in record for record in records):
+        raise InputError(f"{path} holds no list of records with ids, as extract_bboxes writes")
+    if not records:
+        raise InputError(f"{path} holds an empty list")
+    return records
+
+
+def paired_ids(first: str | Path, second: str | Path, suffixes: tuple[str, str] = (".pth", ".pth")) -> list[str]:
+    """Ids that have a file in either of two folders; see :func:`require_partner` for those that lack one."""
+    return sorted({*list_ids(first, suffixes[0]), *list_ids(second, suffixes[1])})
+
+
+def require_partner(*paths: Path) -> None:
+    """Raise an :class:`InputError` that names the file which an image lacks."""
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"its file {path} is missing")

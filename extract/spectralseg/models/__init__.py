@@ -1,0 +1,1 @@
+"""Backbones, their weights, and the features that are read from them."""

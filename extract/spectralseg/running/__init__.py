@@ -1,0 +1,1 @@
+"""Command lines, stages over images, worker processes, devices, launchers."""

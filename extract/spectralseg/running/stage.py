@@ -1,0 +1,307 @@
+"""Run a stage over image ids: this machine's share, what is already there, processes, progress, failures, summary.
+
+A per-image stage can be killed at any moment and started again: outputs appear whole
+(:mod:`spectralseg.files.storage`), and those that exist are skipped. Each stage folder explains itself in a
+``stage.json``.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from spectralseg import __version__
+from spectralseg.errors import ImagesFailed, InputError
+from spectralseg.files.storage import atomic_write, make_folder, remove, remove_leftovers, save_record
+from spectralseg.running.devices import integer_variable
+from spectralseg.running.progress import progress_bar
+from spectralseg.running.workers import attempt, map_processes
+
+DESCRIPTION_FILE = "stage.json"
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """This process's number and the number of processes, from the launcher's environment.
+
+    Understood are ``torchrun`` and ``accelerate launch`` (RANK, WORLD_SIZE) and Slurm: array tasks, steps started by
+    ``srun``, and steps inside array tasks. Without a launcher: (0, 1).
+    """
+    env = os.environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return _checked_rank(integer_variable("RANK"), integer_variable("WORLD_SIZE"))
+    rank, world = 0, 1
+    if "SLURM_ARRAY_TASK_ID" in env:
+        first, last = integer_variable("SLURM_ARRAY_TASK_MIN"), integer_variable("SLURM_ARRAY_TASK_MAX")
+        world = integer_variable("SLURM_ARRAY_TASK_COUNT")
+        rank = integer_variable("SLURM_ARRAY_TASK_ID") - first
+        if last - first + 1 != world:
+            raise InputError("a Slurm array must number its tasks without gaps (--array=0-N) to share out the images")
+    if "SLURM_STEP_NUM_TASKS" in env and "SLURM_PROCID" in env:  # not SLURM_NTASKS: sbatch sets it outside srun too
+        tasks = integer_variable("SLURM_STEP_NUM_TASKS")
+        rank, world = rank * tasks + integer_variable("SLURM_PROCID"), world * tasks
+    return _checked_rank(rank, world)
+
+
+def _checked_rank(rank: int, world: int) -> tuple[int, int]:
+    if not 0 <= rank < world:
+        raise InputError(
+            f"the launcher's environment says process {rank} of {world}: the images cannot be shared out so"
+        )
+    return rank, world
+
+
+def describe(folder: str | Path, name: str = DESCRIPTION_FILE) -> dict[str, Any] | None:
+    """The ``stage.json`` of a folder, or None where there is none."""
+    path = Path(folder) / name
+    try:
+        description = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); delete it if it is damaged") from None
+    if not isinstance(description, dict) or not isinstance(description.get("arguments"), dict):
+        raise InputError(f"{path} tells no arguments of a stage; delete it if it is damaged")
+    return description
+
+
+def provenance(folder: str | Path) -> Any:
+    """What the files in ``folder`` were made from: the arguments of its stage, else its absolute path."""
+    description = describe(folder)
+    return str(Path(folder).resolve()) if description is None else description["arguments"]
+
+
+def describe_file(path: str | Path) -> Any:
+    """What a stage's single output file was made from: its arguments, else its absolute path."""
+    path = Path(path)
+    description = describe(path.parent, f"{path.stem}.{DESCRIPTION_FILE}")
+    return str(path.resolve()) if description is None else description["arguments"]
+
+
+class Stage:
+    """One run of one command over image ids, writing one file per image into one folder.
+
+    Parameters
+    ----------
+    command
+        Name of the command, for ``stage.json`` and messages.
+    output_dir
+        Folder of the outputs; created if need be.
+    suffix
+        Outputs are ``<output_dir>/<id><suffix>``.
+    arguments
+        Everything that decides what the outputs hold (not: devices, processes, batch sizes). A folder filled with
+        other arguments is refused.
+    overwrite
+        Redo outputs that exist, with these arguments.
+    """
+
+    def __init__(
+        self, command: str, output_dir: str | Path, suffix: str, arguments: dict[str, Any], overwrite: bool = False
+    ) -> None:
+        self.command, self.suffix, self.overwrite = command, suffix, overwrite
+        self.folder = make_folder(output_dir)
+        self.arguments = json.loads(json.dumps(arguments, default=str))
+        self.failures: dict[str, str] = {}
+        self.written = self.skipped = 0
+        self.started = time.monotonic()
+        self._bar: tqdm | None = None
+
+    def output(self, image_id: str) -> Path:
+        """Where the result of an image belongs."""
+        return self.folder / f"{image_id}{self.suffix}"
+
+    def begin(self, ids: Iterable[str]) -> list[str]:
+        """Check the folder, take this process's share of the ids, and return those whose output is still to be made."""
+        ids = sorted(ids)
+        rank, world = rank_and_world_size()
+        share = ids[rank::world]
+        remove_leftovers(self.folder)
+        self._check_folder(ids)
+        if self.overwrite:  # outputs go first: whoever resumes a killed --overwrite must not take old files for new
+            for image_id in share:
+                remove(self.output(image_id))
+        self._write_description()
+        pending = [image_id for image_id in share if not self.output(image_id).exists()]
+        self.skipped = len(share) - len(pending)
+        if world > 1:
+            print(f"{self.command}: process {rank} of {world} takes {len(share)} of {len(ids)} images", file=sys.stderr)
+        self._bar = progress_bar(total=len(pending), desc=self.command, unit="image", disable=not pending)
+        return pending
+
+    def run(self, work: Callable[[str], None], pending: Sequence[str], multiprocessing: int = 0) -> None:
+        """Call ``work(id)``, which writes the id's output, for each pending id, in this process or in several."""
+        if multiprocessing > 0 and pending:
+            results = map_processes(work, pending, multiprocessing)
+        else:
+            results = ((image_id, attempt(work, image_id)) for image_id in pending)
+        with self.working():
+            for image_id, problem in results:
+                if problem is None:
+                    self.done(image_id)
+                else:
+                    self.failed(image_id, problem)
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """End the progress bar when the work ends, however it ends: an error gets a line of its own."""
+        try:
+            yield
+        finally:
+            if self._bar is not None:
+                self._bar.close()
+
+    def done(self, image_id: str) -> None:
+        """Count an image whose output was written."""
+        self.written += 1
+        if self._bar is not None:
+            self._bar.update()
+
+    def failed(self, image_id: str, problem: str) -> None:
+        """Count an image that could not be handled, and say why; the others go on."""
+        self.failures[image_id] = problem
+        tqdm.write(f"{self.command}: {image_id} failed: {problem}", file=sys.stderr)
+        if self._bar is not None:
+            self._bar.update()
+
+    def finish(self) -> None:
+        """Close the run: counts into ``stage.json``, a summary line, and an error if any image failed."""
+        self._write_description(counts=True)
+        remove_leftovers(self.folder)  # of workers that outlived the run before by a moment
+        seconds = time.monotonic() - self.started
+        print(
+            f"{self.command}: {self.written} written, {self.skipped} already there, {len(self.failures)} failed, "
+            f"in {seconds:.1f} s -> {self.folder}",
+            file=sys.stderr,
+        )
+        if self.failures:
+            total = self.written + self.skipped + len(self.failures)
+            message = f"{len(self.failures)} of {total} images failed in {self.command}: see the lines above"
+            raise ImagesFailed(message, self.failures)
+
+    def _check_folder(self, ids: list[str]) -> None:
+        present = {path.name.removesuffix(self.suffix) for path in self.folder.glob(f"[!.]*{self.suffix}")}
+        if not present:
+            return
+        holds = f"{self.folder} already holds {len(present)} *{self.suffix} files"
+        description = describe(self.folder)
+        if description is None or description.get("command") != self.command:  # never to be deleted, not on request
+            made = "that no stage made" if description is None else f"that {description.get('command')} made"
+            raise InputError(f"{holds} {made}; choose another output folder")
+        difference = differences(description["arguments"], self.arguments)
+        if not difference:
+            return
+        where = f"{holds}, but {difference}"
+        if not self.overwrite:
+            raise InputError(f"{where}; choose another output folder, or redo them with --overwrite")
+        others = len(present - set(ids))
+        if others:
+            raise InputError(f"{where}, and {others} of them are not in this run; choose another output folder")
+
+    def _write_description(self, counts: bool = False) -> None:
+        description: dict[str, Any] = {
+            "command": self.command,
+            "arguments": self.arguments,
+            "versions": _versions(),
+        }
+        if counts:
+            files = sum(1 for _ in self.folder.glob(f"[!.]*{self.suffix}"))
+            description["counts"] = {"files": files, "failed": len(self.failures)}
+        _write_json(self.folder / DESCRIPTION_FILE, description)
+
+
+class FileStage:
+    """One run of one command over image ids, writing one file for all of them (boxes, their features, clusters).
+
+    Beside ``<name>.pth`` it leaves ``<name>.stage.json``. Parameters as for :class:`Stage`.
+    """
+
+    def __init__(self, command: str, output_file: str | Path, arguments: dict[str, Any], overwrite: bool) -> None:
+        self.command, self.path, self.overwrite = command, Path(output_file), overwrite
+        self.arguments = json.loads(json.dumps(arguments, default=str))
+        self.failures: dict[str, str] = {}
+        if self.path.is_dir() or not self.path.suffix:
+            raise InputError(f"--output_file {output_file} must be a file name such as bboxes.pth")
+        make_folder(self.path.parent)
+        remove_leftovers(self.path.parent)
+
+    def is_done(self) -> bool:
+        """Whether the file is there, made with these arguments; an error if with others."""
+        if not self.path.exists() or self.overwrite:
+            return False
+        description = describe(self.path.parent, self._description_name())
+        if description is None or description["command"] != self.command:
+            difference = "nothing tells how it was made"
+        else:
+            difference = differences(description["arguments"], self.arguments)
+        if difference:
+            raise InputError(f"{self.path} exists, but {difference}; choose another file, or --overwrite it")
+        print(f"{self.command}: {self.path} is there already", file=sys.stderr)
+        return True
+
+    def track(self, ids: Iterable[str]) -> Iterator[str]:
+        """The ids, sorted, with a progress bar."""
+        yield from progress_bar(sorted(ids), desc=self.command, unit="image")
+
+    @contextlib.contextmanager
+    def reporting(self, image_id: str) -> Iterator[None]:
+        """Report and count an image that cannot be handled; the others go on."""
+        try:
+            yield
+        except InputError as error:
+            self.failures[image_id] = str(error)
+            tqdm.write(f"{self.command}: {image_id} failed: {error}", file=sys.stderr)
+
+    def finish(self, records: list[dict[str, Any]]) -> None:
+        """Write the file and its description, print a summary, and raise an error if any image failed."""
+        description = {"command": self.command, "arguments": self.arguments, "versions": _versions()}
+        description["counts"] = {"images": len(records), "failed": len(self.failures)}
+        remove(self.path)  # killed between the two, it leaves a description without a file: redone
+        _write_json(self.path.parent / self._description_name(), description)
+        save_record(self.path, records)
+        print(f"{self.command}: {len(records)} images, {len(self.failures)} failed -> {self.path}", file=sys.stderr)
+        if self.failures:
+            message = f"{len(self.failures)} images failed in {self.command}: see the lines above"
+            raise ImagesFailed(message, self.failures)
+
+    def _description_name(self) -> str:
+        return f"{self.path.stem}.{DESCRIPTION_FILE}"
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with atomic_write(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What differs between two sets of arguments, in words (``with K=5 instead of 6``); empty where nothing does."""
+    pairs = _differing(old, new)
+    texts = [f"{name}={_short(before)} instead of {_short(after)}" for name, before, after in pairs]
+    return "with " + ", ".join(texts) if texts else ""
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Names and values that differ; ``features.dtype`` for an argument of the stage before."""
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differing(before, after, f"{prefix}{name}.")
+        elif before != after:
+            yield prefix + name, before, after
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: metadata.version(name) for name in ("torch", "timm", "numpy", "scipy", "pillow")}
+    return {"spectralseg": __version__, "python": platform.python_version(), **packages}

@@ -1,0 +1,1 @@
+"""Object localization: one box per image, and CorLoc."""

@@ -1,0 +1,280 @@
+"""One box per image: eigenseg, LOST, DINO-seg and TokenCut, as pure functions on patches.
+
+Sources: Melas-Kyriazi et al., "Deep Spectral Methods", CVPR 2022 (eigenseg); Simeoni et al., "Localizing Objects with
+Self-Supervised Transformers and no Labels", BMVC 2021 (LOST, and DINO-seg as its baseline); Caron et al., "Emerging
+Properties in Self-Supervised Vision Transformers", ICCV 2021 (the attention that DINO-seg reads); Wang et al.,
+"Self-Supervised Transformers for Unsupervised Object Discovery using Normalized Cut", CVPR 2022 (TokenCut).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from spectralseg.errors import InputError
+from spectralseg.mathematics.regions import CROSS, bounding_box, largest_component
+from spectralseg.mathematics.solvers import dense_leading_eigenpairs, leading_eigenpairs
+
+Box = tuple[float, float, float, float]
+
+ATTENTION_MASS = 0.6  # share of the attention that DINO-seg keeps
+TOKENCUT_WEAK = 1e-5  # weight of an edge between patches that are not similar
+TOKENCUT_TOLERANCE = 1e-10  # many eigenvalues lie closely below 1 where patches are alike to nothing
+TOKENCUT_BLOCK = 12
+DENSE_BELOW = 200  # patches
+CENTRAL_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a detector found on the grid of patches.
+
+    Attributes
+    ----------
+    mask
+        (rows, columns) bool: the connected component that the box encloses; never empty.
+    seed
+        (row, column) of the patch that the method started from, if it has one.
+    maps
+        Name -> (rows, columns) values that led to the mask, for pictures.
+    """
+
+    mask: np.ndarray
+    seed: tuple[int, int] | None = None
+    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def box(self, step: tuple[float, float], size: tuple[int, int]) -> Box:
+        """(xmin, ymin, xmax, ymax) in pixels, maxima exclusive, clipped to the image.
+
+        Parameters
+        ----------
+        step
+            Height and width of a patch in pixels.
+        size
+            Height and width of the image in pixels; the grid may reach beyond it (padding).
+        """
+        return pixel_box(self.mask, step, size)
+
+
+def pixel_box(mask: np.ndarray, step: tuple[float, float], size: tuple[int, int]) -> Box:
+    """Box of a mask (rows, columns) in pixels; see :meth:`Detection.box`."""
+    xmin, ymin, xmax, ymax = bounding_box(mask)
+    down, right = step
+    height, width = size
+    left, top = min(right * xmin, width), min(down * ymin, height)  # a fine CNN's last cells may be padding alone
+    return (left, top, min(right * xmax, width), min(down * ymax, height))
+
+
+def eigenseg(eigenvector: np.ndarray, grid: tuple[int, int]) -> Detection:
+    """Deep Spectral Methods: the largest 8-connected component where an eigenvector is positive.
+
+    Parameters
+    ----------
+    eigenvector
+        (T,) of T = rows * columns patches: number 1 of a Laplacian (number 0 is constant), number 0 of an affinity.
+    grid
+        (rows, columns).
+
+    Notes
+    -----
+    The mask is inverted if it covers more than half of the image, but not all of it, or nothing (the box is then the
+    whole image).
+    """
+    values = _on_grid(eigenvector, grid)
+    if not np.isfinite(values).all():
+        raise InputError("the eigenvector holds NaN or infinite values; compute it again")
+    mask = values > 0
+    if 0.5 < mask.mean() < 1 or not mask.any():
+        mask = ~mask
+    return Detection(largest_component(mask), maps={"eigenvector": values})
+
+
+def lost(features: Tensor, grid: tuple[int, int], k_patches: int = 100) -> Detection:
+    """LOST: grow a region from the patch that is similar to the fewest others.
+
+    Parameters
+    ----------
+    features
+        (T, D) keys of the patches, not normalised.
+    grid
+        (rows, columns), T = rows * columns.
+    k_patches
+        So many patches of lowest degree may join the seed's expansion (the paper's k).
+
+    Returns
+    -------
+    Detection
+        ``maps``: ``degree``, ``seed similarity`` (row of the seed in A), ``expansion`` (1 for the patches of S),
+        ``mask values`` (M).
+
+    Notes
+    -----
+    With A = F F' (the paper's graph joins patches where it is positive): the degree of a patch is the number of
+    positive entries of its row, itself left out; the seed has the lowest one; S = {s among the k lowest degrees:
+    A[seed, s] > 0}; M = sum of the rows A[s] over S; the mask is the 4-connected component of M > 0 that holds the
+    seed.
+
+    Degrees are whole numbers, so ties are common and decide boxes. The published code leaves them to torch's sort
+    (not a stable one), and so do the recorded values: the sort here runs on the CPU whatever the device, so that all
+    devices break ties alike. A seed with features of zero is similar to nothing: its own patch is then the mask.
+    """
+    features = _checked(features, grid).float()
+    affinity = features @ features.T
+    positive = affinity > 0
+    degree = (positive.sum(dim=1) - positive.diagonal().long()).cpu()
+    order = torch.argsort(-degree.float(), descending=True).to(features.device)
+    seed, candidates = order[0], order[:k_patches]
+    similar = candidates[affinity[seed, candidates] > 0]
+    votes = affinity[similar].sum(dim=0)
+    expansion = torch.zeros_like(votes)
+    expansion[similar] = 1
+    seed_cell = divmod(int(seed), grid[1])
+    maps = {"degree": degree, "seed similarity": affinity[seed], "expansion": expansion, "mask values": votes}
+    mask = component_at(_on_grid(votes, grid) > 0, seed_cell)
+    return Detection(mask, seed_cell, {name: _on_grid(values, grid) for name, values in maps.items()})
+
+
+def component_at(mask: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
+    """4-connected component of a mask (rows, columns) that holds a cell; the cell alone where the mask is not set."""
+    components, _ = ndimage.label(mask, CROSS)
+    if components[cell] > 0:
+        return components == components[cell]
+    alone = np.zeros(mask.shape, dtype=bool)
+    alone[cell] = True
+    return alone
+
+
+def dino_seg(attention: Tensor, grid: tuple[int, int], head: int = 4) -> Detection:
+    """DINO-seg: the largest 4-connected component of the patches that hold 60 % of a head's attention from [CLS].
+
+    Parameters
+    ----------
+    attention
+        (heads, T) attention of [CLS] to the patches in the last block; its scale does not matter.
+    grid
+        (rows, columns), T = rows * columns.
+    head
+        Which head, from 0. (The published baseline: 4 of ViT-S/16's six.)
+
+    Notes
+    -----
+    Of several components the published code never considers the last one in reading order of their first patches.
+    Published figures and recorded values include that, and so does this function.
+
+    Raises
+    ------
+    InputError
+        No such head.
+    """
+    if not 0 <= head < len(attention):
+        raise InputError(f"no head {head}: the backbone has {len(attention)}, counted from 0")
+    weights = _checked(attention[head], grid).float().cpu()
+    ascending, order = torch.sort(weights)
+    kept = (ascending / ascending.sum()).cumsum(dim=0) > 1 - ATTENTION_MASS
+    mask = np.zeros(len(weights), dtype=bool)
+    mask[order[kept].numpy()] = True
+    components, count = ndimage.label(mask.reshape(grid), CROSS)
+    if count > 1:
+        components[components == count] = 0  # the published slip
+    largest = largest_component(components > 0, CROSS)
+    if not largest.any():
+        raise InputError("the attention of [CLS] holds no mass")
+    return Detection(largest, maps={"attention": _on_grid(weights, grid), "60 % of the mass": mask.reshape(grid)})
+
+
+def tokencut(features: Tensor, grid: tuple[int, int], tau: float = 0.2) -> Detection:
+    """TokenCut: normalised cut of the graph of patches whose keys are similar.
+
+    Parameters
+    ----------
+    features
+        (T, D) keys of the patches.
+    grid
+        (rows, columns), T = rows * columns.
+    tau
+        Patches with a cosine above it are joined by an edge of weight 1, all others of weight 1e-5.
+
+    Notes
+    -----
+    x is the second smallest solution of (D - W) x = l D x (Shi and Malik, "Normalized Cuts and Image Segmentation",
+    2000). The foreground lies above the mean of x; if it does not hold the patch of largest absolute value, it is
+    inverted. The mask is the 4-connected component of the foreground that holds this patch.
+
+    Where all pairs of patches are joined alike there is nothing to cut, and x may be any vector: the mask is then the
+    whole image. (Published code boxes whatever LAPACK returns.)
+    """
+    affinity = tokencut_affinity(_checked(features, grid), tau)
+    if _joins_all_alike(affinity):
+        return Detection(np.ones(grid, dtype=bool), maps={"eigenvector": np.zeros(grid)})
+    vector = second_eigenvector(affinity).cpu().numpy()
+    seed = divmod(int(np.abs(vector).argmax()), grid[1])
+    values = _on_grid(vector, grid)
+    foreground = values > vector.mean()
+    if not foreground[seed]:
+        values, foreground = -values, ~foreground  # the sign of an eigenvector is arbitrary
+    return Detection(component_at(foreground, seed), seed, {"eigenvector": values})
+
+
+def tokencut_affinity(features: Tensor, tau: float) -> Tensor:
+    """Binary graph of TokenCut: (T, D) -> (T, T) float64 with 1 where the cosine exceeds ``tau``, else 1e-5."""
+    unit = functional.normalize(features.float(), dim=-1)
+    similar = unit @ unit.T > tau
+    return torch.full_like(similar, TOKENCUT_WEAK, dtype=torch.float64).masked_fill_(similar, 1.0)
+
+
+def _joins_all_alike(affinity: Tensor) -> bool:
+    """Whether all entries of (T, T) beside the diagonal are equal; also of a single patch."""
+    others = affinity[~torch.eye(len(affinity), dtype=torch.bool, device=affinity.device)]
+    return others.numel() == 0 or bool((others == others[0]).all())
+
+
+def second_eigenvector(affinity: Tensor) -> Tensor:
+    """Second smallest solution x (T,) of (D - W) x = l D x for a symmetric W (T, T) with positive entries.
+
+    As in :mod:`spectralseg.mathematics.eigen`: the second largest eigenvector y of D^-1/2 W D^-1/2 gives x = D^-1/2 y.
+    T must be at least 2.
+    """
+    count = len(affinity)
+    degree = affinity.sum(dim=1, keepdim=True)
+    root = degree.rsqrt()
+    normalised = affinity * root * root.T
+    converged = False
+    if count >= DENSE_BELOW:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(count, TOKENCUT_BLOCK - 1, generator=generator, dtype=torch.float64).to(affinity)
+        start = torch.cat([degree.sqrt(), normalised @ noise], dim=1)
+        _, vectors, converged = leading_eigenpairs(lambda block: normalised @ block, start, 2, TOKENCUT_TOLERANCE)
+    if not converged:
+        _, vectors = dense_leading_eigenpairs(normalised, 2)
+    return vectors[:, 1] * root[:, 0]
+
+
+def trivial_box(kind: str, size: tuple[int, int]) -> Box:
+    """A box that knows an image's (height, width) alone: what a detector must beat.
+
+    ``whole``: all of it; ``central``: 70 % of its height and of its width, in the middle.
+    """
+    begin = {"whole": 0.0, "central": (1 - CENTRAL_SHARE) / 2}[kind]
+    end = 1 - begin
+    height, width = size
+    return (begin * width, begin * height, end * width, end * height)
+
+
+def _on_grid(values: Tensor | np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.size != grid[0] * grid[1]:
+        raise InputError(f"{array.size} patches do not fit a grid of {grid[0]}x{grid[1]}")
+    return array.reshape(grid)
+
+
+def _checked(values: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(T, ...) values of as many patches as the grid has, all of them finite."""
+    if len(values) != grid[0] * grid[1]:
+        raise InputError(f"{len(values)} patches do not fit a grid of {grid[0]}x{grid[1]}")
+    if not torch.isfinite(values).all():
+        raise InputError("the features hold NaN or infinite values; extract them again")
+    return values

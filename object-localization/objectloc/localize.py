@@ -1,0 +1,163 @@
+"""One image at a time: its features or eigenvectors, a detector, and a small file with the box."""
+
+import functools
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from objectloc import detectors
+from objectloc.detectors import Box, Detection
+from objectloc.ground_truth import DataSet, open_data_set, upright_size
+from objectloc.options import DataOptions, DetectorOptions
+from objectloc.patch_sources import Patches, pick_eigenvector, read_eigenvector, read_patches
+from spectralseg.errors import InputError
+from spectralseg.files.images import load_image
+from spectralseg.files.storage import atomic_write
+from spectralseg.mathematics.eigen import spectral_eigenvectors
+from spectralseg.running.stage import provenance
+
+BOXES, PICTURES, SUFFIX = "boxes", "pictures", ".box.json"  # folders below the results; per-image files
+EIGENVECTORS = 5  # computed on the spot: as many as the recipes store, so that both ways give the same numbers
+# Bytes that a detector needs for each pair of patches: float32 matrices, and float64 ones for TokenCut.
+BYTES_PER_PAIR = {"lost": 12, "dinoseg": 0, "eigenseg": 20, "tokencut": 40}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The box of an image.
+
+    Attributes
+    ----------
+    size
+        (height, width) of the upright image in pixels.
+    box
+        (xmin, ymin, xmax, ymax) in its pixels, maxima exclusive.
+    detection, step
+        What led to the box, and the height and width of a patch in pixels of the image; None for a trivial box.
+    """
+
+    size: tuple[int, int]
+    box: Box
+    detection: Detection | None = None
+    step: tuple[float, float] = (1.0, 1.0)
+
+
+def localize(
+    data: DataOptions, options: DetectorOptions, folder: Path, picture: str | None, annotated: bool, image_id: str
+) -> None:
+    """Find the box of an image and write ``<folder>/boxes/<id>.box.json``.
+
+    With ``picture`` (``pred``, ``fms`` or ``seed_expansion``) also ``<folder>/pictures/<id>_<picture>.png``, with the
+    annotated boxes if ``annotated``.
+
+    Raises
+    ------
+    InputError
+        An image or file that is absent, damaged or foreign; the message names it.
+    """
+    images = data_set(data)
+    found = find_box(images, options, image_id)
+    if picture is not None:
+        from objectloc.pictures import draw_picture  # matplotlib, which the boxes alone do not need
+
+        truth = images.find_boxes(image_id) if annotated and images.find_boxes is not None else None
+        image = load_image(images.path(image_id))
+        drawn = draw_picture(picture, image, found.box, found.detection, found.step, truth)
+        with atomic_write(folder / PICTURES / f"{image_id}_{picture}.png") as file:
+            drawn.save(file, "PNG")
+    height, width = found.size
+    record = {"file": images.files[image_id], "height": height, "width": width, "box": list(found.box)}
+    with atomic_write(folder / BOXES / f"{image_id}{SUFFIX}") as file:
+        file.write((json.dumps(record) + "\n").encode())
+
+
+@functools.lru_cache(maxsize=1)
+def data_set(data: DataOptions) -> DataSet:
+    """The data set of these options, opened once per process."""
+    return open_data_set(data)
+
+
+def find_box(images: DataSet, options: DetectorOptions, image_id: str) -> Found:
+    """Run a detector on an image, by way of what is computed for it already."""
+    path = images.path(image_id)
+    if options.mode == "trivial":
+        size = upright_size(path)
+        return Found(size, detectors.trivial_box(options.trivial, size))
+    source = path
+    if options.precomputed_eigs_dir:
+        source, size = Path(options.precomputed_eigs_dir) / f"{image_id}.pth", upright_size(path)
+        patches = read_eigenvector(source, size, options.which_matrix)
+    elif options.precomputed_features_dir:
+        source, size = Path(options.precomputed_features_dir) / f"{image_id}.pth", upright_size(path)
+        patches = read_patches(source, size, options)
+    else:
+        from objectloc.patch_models import compute_patches, load_model  # slow to import, see there
+
+        image = load_image(path)
+        size = (image.height, image.width)
+        patches = compute_patches(image, load_model(options))
+    try:
+        detection = detect(patches, options)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    xmin, ymin, xmax, ymax = detection.box(patches.step, patches.view)
+    down, right = size[0] / patches.view[0], size[1] / patches.view[1]
+    box = (right * xmin, down * ymin, right * xmax, down * ymax)
+    return Found(size, box, detection, (down * patches.step[0], right * patches.step[1]))
+
+
+def detect(patches: Patches, options: DetectorOptions) -> Detection:
+    """Run the detector of ``options.mode`` on what was read."""
+    if not options.precomputed_eigs_dir:
+        _check_memory(patches.grid, BYTES_PER_PAIR[options.mode])
+    if options.mode == "lost":
+        return detectors.lost(patches.values, patches.grid, options.k_patches)
+    if options.mode == "tokencut":
+        return detectors.tokencut(patches.values, patches.grid, options.tau)
+    if options.mode == "dinoseg":
+        return detectors.dino_seg(patches.values, patches.grid, options.dinoseg_head)
+    vector = patches.values
+    if not options.precomputed_eigs_dir:
+        kind = "laplacian" if options.which_matrix == "infer" else options.which_matrix
+        _, vectors = spectral_eigenvectors(vector, min(EIGENVECTORS, len(vector)), which_matrix=kind)
+        vector = pick_eigenvector(vectors, kind, "the image")
+    return detectors.eigenseg(vector.cpu().numpy(), patches.grid)
+
+
+def _check_memory(grid: tuple[int, int], bytes_per_pair: int) -> None:
+    cells = grid[0] * grid[1]
+    needed, available = bytes_per_pair * cells**2, psutil.virtual_memory().available
+    if needed > available:
+        raise InputError(
+            f"{cells} patches need about {needed / 1e9:.0f} GB for their affinities, {available / 1e9:.0f} GB are "
+            "free; shrink the image, or take a larger patch size"
+        )
+
+
+def made_from(options: DetectorOptions) -> dict[str, Any]:
+    """Everything that decides which boxes are found, for the stage's description: nothing that another mode reads."""
+    mode = options.mode
+    reads = {
+        "lost": ("k_patches", "which_features"),
+        "dinoseg": ("dinoseg_head",),
+        "eigenseg": ("which_matrix",) if options.precomputed_eigs_dir else ("which_matrix", "which_features"),
+        "tokencut": ("tau", "which_features"),
+        "trivial": ("trivial",),
+    }
+    values = asdict(options)
+    description = {"mode": mode} | {name: values[name] for name in reads[mode]}
+    if options.precomputed_eigs_dir:
+        description["eigs"] = provenance(options.precomputed_eigs_dir)
+    elif options.precomputed_features_dir:
+        description["features"] = provenance(options.precomputed_features_dir)
+    elif options.needs_model:
+        from objectloc.patch_models import load_model
+
+        model = load_model(options)
+        description |= {"model": model.backbone.name, "weights": model.backbone.weights, "patch_size": model.patch_size}
+        if "resnet" in options.arch:
+            description["resnet_dilate"] = options.resnet_dilate
+    return description

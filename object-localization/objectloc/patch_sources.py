@@ -1,0 +1,120 @@
+"""What detectors read of an image: features, attention or an eigenvector, from the files of the extract stage."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from objectloc.options import DetectorOptions
+from spectralseg.errors import InputError
+from spectralseg.files.images import patch_grid
+from spectralseg.files.storage import field, load_eigs, load_features
+from spectralseg.mathematics.regions import infer_grid
+
+MATRICES = {"laplacian": "laplacian", "matting": "laplacian", "affinity": "affinity"}  # first word of a name -> kind
+
+
+@dataclass(frozen=True)
+class Patches:
+    """What a detector reads of an image.
+
+    Attributes
+    ----------
+    values
+        Features (T, D), attention (heads, T), or an eigenvector (T,).
+    grid
+        (rows, columns), T = rows * columns.
+    step
+        Height and width of a patch in pixels of the view.
+    view
+        (height, width) in pixels of what the backbone saw before cropping or padding: the image, or the image resized.
+    """
+
+    values: Tensor
+    grid: tuple[int, int]
+    step: tuple[float, float]
+    view: tuple[int, int]
+
+
+def pick_eigenvector(vectors: Tensor, kind: str, where: str) -> Tensor:
+    """The eigenvector that tells the object from the rest: number 1 of a Laplacian, number 0 of an affinity."""
+    index = 1 if kind == "laplacian" else 0
+    if len(vectors) <= index:
+        raise InputError(f"{where} has {len(vectors)} eigenvector; a {kind} needs at least {index + 1}")
+    return vectors[index]
+
+
+def read_eigenvector(path: Path, size: tuple[int, int], which_matrix: str) -> Patches:
+    """The eigenvector of a file of ours or of the published code, for an image of (height, width)."""
+    record = load_eigs(path)
+    view = _view(record, size, path)
+    kind = matrix_kind(path, record, which_matrix)
+    vector = pick_eigenvector(record["eigenvectors"], kind, str(path))
+    if "grid" in record:
+        grid, step = record["grid"], float(field(record, "step", path))
+    else:
+        try:
+            grid, step = infer_grid(*view, len(vector))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+    return Patches(vector, grid, (step, step), view)
+
+
+def matrix_kind(path: Path, record: dict[str, Any], which_matrix: str) -> str:
+    """``laplacian`` or ``affinity``: as asked for, by the first word of the folder's name, or by the file's own field.
+
+    Raises
+    ------
+    InputError
+        Nothing tells, or the file says otherwise.
+    """
+    own = MATRICES.get(str(record.get("which_matrix")).split("_")[0])
+    kind = which_matrix if which_matrix != "infer" else MATRICES.get(path.resolve().parent.name.split("_")[0], own)
+    if kind is None:
+        raise InputError(f"neither {path} nor its folder's name tells the kind of its matrix: give --which_matrix")
+    if own not in (None, kind):
+        raise InputError(f"{path} holds eigenvectors of a {own} matrix, not of a {kind} (--which_matrix)")
+    return kind
+
+
+def read_patches(path: Path, size: tuple[int, int], options: DetectorOptions) -> Patches:
+    """Features or attention of a file of extract_features, for an image of (height, width)."""
+    record = load_features(path)
+    view = _view(record, size, path)
+    grid = patch_grid(*view, record["patch_size"])
+    name = "attn_cls" if options.mode == "dinoseg" else options.which_features
+    if name not in record:
+        raise InputError(
+            f"{path} has no '{name}': extract the features with --which_features {options.which_features},{name}"
+        )
+    values = torch.as_tensor(record[name]).float()
+    count = grid[0] * grid[1]
+    if name == "attn_cls":
+        values = values.reshape(-1, values.shape[-1])
+        fits = values.shape[-1] == count
+    else:
+        values = values[0] if values.ndim == 3 else values
+        fits = values.ndim == 2 and len(values) == count
+    if not fits:
+        raise InputError(
+            f"{path}: '{name}' of shape {tuple(record[name].shape)} does not fit {grid[0]}x{grid[1]} patches"
+        )
+    return Patches(values, grid, (record["patch_size"],) * 2, view)
+
+
+def _view(record: dict[str, Any], size: tuple[int, int], path: Path) -> tuple[int, int]:
+    """(height, width) of the image that a file was made from; an error if it cannot be the image at hand."""
+    if "shape" not in record:
+        return size
+    view = tuple(record["shape"][-2:])
+    if record.get("center_crop") is not None:
+        raise InputError(f"{path} was made with --center_crop, so that it does not see the whole image")
+    same_ratio = math.isclose(view[0] * size[1], view[1] * size[0], rel_tol=0.02)
+    if view != size and not (record.get("resize") is not None and same_ratio):
+        raise InputError(
+            f"{path} was made from an image of {view[1]}x{view[0]} pixels, and this one has {size[1]}x{size[0]}"
+        )
+    return view

@@ -1,0 +1,1 @@
+"""Object segmentation: how well one mask per image fits the truth."""

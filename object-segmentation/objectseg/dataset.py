@@ -1,0 +1,171 @@
+"""Photographs, true masks and predicted masks of a data set, paired by id and read one image at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from spectralseg.errors import InputError
+from spectralseg.files.images import EXTENSIONS, by_id, load_image
+from spectralseg.files.storage import load_labels
+from spectralseg.mathematics.crf import upscale_labels
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files of one image; ``soft`` is None where no soft maps are given."""
+
+    id: str
+    image: Path
+    truth: Path
+    prediction: Path
+    soft: Path | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """What is compared of truth and prediction: shorter side to ``image_size`` pixels, then a centred square.
+
+    ``image_size`` None leaves the size, ``crop`` False leaves the whole.
+    """
+
+    image_size: int | None = None
+    crop: bool = False
+
+    def __call__(self, pixels: NDArray) -> NDArray:
+        """(H, W) or (H, W, 3) pixels -> the same, of other size, by nearest neighbour."""
+        height, width = pixels.shape[:2]
+        if self.image_size is not None:
+            rows, columns = (self.image_size * side // min(height, width) for side in (height, width))
+            pixels = pixels[np.arange(rows)[:, None] * height // rows, np.arange(columns) * width // columns]
+        if self.crop:
+            height, width = pixels.shape[:2]
+            side = min(height, width)
+            top, left = round((height - side) / 2), round((width - side) / 2)
+            pixels = pixels[top : top + side, left : left + side]
+        return pixels
+
+
+def find_files(folder: Path, suffixes: frozenset[str] = EXTENSIONS) -> dict[str, Path]:
+    """Images in a folder or in one level of class folders: id (stem) -> path, in sorted order of ids.
+
+    Raises
+    ------
+    InputError
+        There is no such folder or no image in it, or two files have the same stem.
+    """
+    if not folder.is_dir():
+        raise InputError(f"no such folder: {folder}")
+    paths = [path for pattern in ("[!.]*", "[!.]*/[!.]*") for path in folder.glob(pattern)]
+    names = sorted(str(path.relative_to(folder)) for path in paths if path.suffix.lower() in suffixes)
+    if not names:
+        raise InputError(f"no {' or '.join(sorted(suffixes)) if len(suffixes) < 3 else 'image'} file in {folder}")
+    try:
+        return {stem: folder / name for stem, name in sorted(by_id(names).items())}
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+
+
+def pair(images: Path, truths: Path, predictions: Path, softs: Path | None = None) -> tuple[list[Paths], list[str]]:
+    """The files of each image of the folder ``images``, by stem, and a note for each folder with files of no image.
+
+    Raises
+    ------
+    InputError
+        An image lacks its truth, prediction or soft map: the file that should be there is named.
+    """
+    files = find_files(images)
+    folders = {"true mask": truths, "prediction": predictions} | ({"soft map": softs} if softs else {})
+    found = {}
+    notes = []
+    for kind, folder in folders.items():
+        found[kind] = find_files(folder, EXTENSIONS if kind == "true mask" else frozenset({".png"}))
+        missing = [stem for stem in files if stem not in found[kind]]
+        if missing:
+            name = folder / f"{missing[0]}.png"
+            others = f", and those of {len(missing) - 1} more of {len(files)} images" if missing[1:] else ""
+            raise InputError(f"the {kind} {name} of the image {files[missing[0]]} is missing{others}")
+        foreign = [stem for stem in found[kind] if stem not in files]
+        if foreign:
+            some = ", ".join(foreign[:3]) + (", ..." if foreign[3:] else "")
+            notes.append(f"{len(foreign)} of the {kind}s in {folder} belong to no image of {images}: {some}")
+    rows = ((stem, path, *(found[kind][stem] for kind in folders)) for stem, path in files.items())
+    return [Paths(*row) for row in rows], notes
+
+
+def read_truth(path: Path) -> Mask:
+    """True mask (H, W): the first channel of its RGB picture is above one half. 1-bit, grey and palette masks alike."""
+    return np.asarray(load_image(path))[..., 0] > 127
+
+
+def read_prediction(path: Path, shape: tuple[int, int], downsample: int | None) -> Mask:
+    """Predicted mask at the size of the truth, ``shape`` (H, W).
+
+    Parameters
+    ----------
+    downsample
+        Patch size of predictions at patches, which are enlarged as before the CRF
+        (:func:`spectralseg.mathematics.crf.upscale_labels`); None: they must have the size of the truth.
+
+    Raises
+    ------
+    InputError
+        Other values than {0, 1} or {0, 255}, or another size.
+    """
+    values = load_labels(path)
+    if not (np.isin(values, (0, 1)).all() or np.isin(values, (0, 255)).all()):
+        some = ", ".join(map(str, np.unique(values)[:6]))
+        raise InputError(f"{path} holds the values {some}: a mask has 0 and 1, or 0 and 255")
+    return _at_pixels(values > 0, path, shape, downsample)
+
+
+def read_soft(path: Path, shape: tuple[int, int], downsample: int | None) -> NDArray[np.float64]:
+    """Soft map (H, W) in [0, 1] from a grey PNG of 8 bits (probability * 255) or 16 (probability * 65535).
+
+    Sizes as for :func:`read_prediction`.
+    """
+    try:
+        with Image.open(path) as file:
+            mode, values = file.mode, np.array(file)
+    except Exception as error:  # Pillow's decoders raise many types
+        raise InputError(f"{path} cannot be read as a soft map: {error}") from None
+    largest = 255 if mode == "L" else 65535
+    if mode != "L" and not mode.startswith("I"):
+        raise InputError(f"{path} is a picture of mode {mode}; a soft map is a grey PNG of 8 or 16 bits")
+    return _at_pixels(values / largest, path, shape, downsample)
+
+
+def _at_pixels(values: NDArray, path: Path, shape: tuple[int, int], step: int | None) -> NDArray:
+    """A map of the patches, or of a finer grid within them, enlarged; one of the pixels as it is."""
+    if values.shape == shape:
+        return values
+    grid = (0, 0) if step is None else (shape[0] // step, shape[1] // step)
+    finer = values.shape[0] // grid[0] if 0 not in grid else 0
+    if finer == 0 or values.shape != (finer * grid[0], finer * grid[1]):
+        sizes = f"{path} has {values.shape[1]}x{values.shape[0]} pixels, but its true mask has {shape[1]}x{shape[0]}"
+        if step is None:
+            raise InputError(f"{sizes}; for predictions at patches set predictions.downsample")
+        raise InputError(f"{sizes}, which are {grid[1]}x{grid[0]} patches of {step} pixels (predictions.downsample)")
+    return upscale_labels(values, *shape, step)
+
+
+def read(
+    pairs: list[Paths], view: View, downsample: int | None
+) -> Iterator[tuple[Paths, Mask, Mask, NDArray[np.float64] | None]]:
+    """Truth, prediction and soft map (or None) of each image, seen through ``view``, one image at a time."""
+    for paths in pairs:
+        truth = read_truth(paths.truth)
+        prediction = read_prediction(paths.prediction, truth.shape, downsample)
+        soft = None if paths.soft is None else view(read_soft(paths.soft, truth.shape, downsample))
+        yield paths, view(truth), view(prediction), soft
+
+
+def read_photograph(path: Path, view: View, shape: tuple[int, int]) -> Image.Image:
+    """The photograph as ``view`` shows it, at the size ``shape`` (H, W) of its mask there."""
+    photograph = Image.fromarray(view(np.asarray(load_image(path))))
+    return photograph if photograph.size == shape[::-1] else photograph.resize(shape[::-1])

@@ -1,0 +1,1 @@
+"""Semantic segmentation: evaluation of label maps, and self-training."""

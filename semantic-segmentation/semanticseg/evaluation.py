@@ -1,0 +1,158 @@
+r"""Evaluate semantic label maps against true masks: clusters are matched to classes, then IoU per class.
+
+    cd semantic-segmentation
+    python main.py segments_dir=../data/VOC2012/semantic_segmentations/patches/laplacian/segmaps
+
+Clusters as many as classes: one to one, Hungarian on the IoU matrix. Otherwise: each cluster to the class of its
+largest IoU. The match is printed and can be passed on, here or to train.py, as matching=... Pixels whose truth is 255
+do not count. Figures of several K-means seeds, with mean and spread:
+
+    python main.py 'segments_dir=../data/VOC2012/semantic_segmentations/patches/laplacian/segmaps_%' seeds=[0,1,2,3,4]
+
+Settings are explained in configs/semantic-segmentation/base.yaml and eval.yaml. Writes into the run folder
+(outputs/semantic-segmentation/evaluation, or what hydra.run.dir=... says) results.json, confusion.png and overlays/.
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from PIL import Image
+
+from semanticseg.matches import read_match, renaming
+from semanticseg.pseudolabels import (
+    Labelled,
+    Labels,
+    find_images,
+    pair,
+    read_ahead,
+    read_ids,
+    read_segments,
+    read_truth,
+    reading_threads,
+    sharpen,
+)
+from semanticseg.scores import as_table, save_confusion, save_overlays, scores
+from semanticseg.settings import Data, EvalSettings
+from spectralseg import __version__
+from spectralseg.errors import InputError
+from spectralseg.files.storage import atomic_write, make_folder
+from spectralseg.mathematics.matching import Match, apply_match, confusion_matrix, match_clusters
+from spectralseg.running.hydra_app import run_folder, to_settings
+from spectralseg.running.progress import progress_bar
+from spectralseg.running.stage import describe, rank_and_world_size
+
+
+def evaluate(config: DictConfig) -> None:
+    """The whole evaluation: pairs all files first, so that one that is missing is named before the work begins."""
+    settings = to_settings(config, EvalSettings)
+    settings.check()
+    data, names = settings.data, settings.data.names()
+    given = read_match(settings.matching, data.clusters, data.classes)
+    ids = read_ids(data.val_list)
+    images = find_images(data.images_dir) if settings.visualize or settings.crf else None
+    folders = _segment_folders(settings)
+    for folder in folders.values():
+        pair(ids, images, data.masks_dir, folder)
+    output = make_folder(run_folder())
+    results: dict[str, dict[str, Any]] = {}
+    for seed, folder in folders.items():
+        place = output if seed is None else make_folder(output / f"seed{seed}")
+        made_by = describe(folder)
+        if settings.crf:
+            target = place / "crf" if settings.crf_dir is None else Path(settings.crf_dir.replace("%", str(seed)))
+            folder = sharpen(data, images, ids, folder, target, settings.crf_processes)
+        files = pair(ids, images, data.masks_dir, folder)
+        counts = count(files, data)
+        match = match_clusters(counts) if given is None else given
+        confusion = apply_match(counts, match)
+        kind = "given" if given is not None else "hungarian" if data.clusters == data.classes else "majority"
+        result = scores(confusion, names) | {"images": len(files), "matching": match, "matched_by": kind}
+        result["segments"] = {"folder": folder, "made_with": None if made_by is None else made_by["arguments"]}
+        results[str(seed)] = result
+        save_confusion(place / "confusion.png", confusion, names, f"mIoU {100 * result['miou']:.2f}")
+        save_overlays(place / "overlays", files, settings.visualize, names, _drawn_by(match, data))
+        _print_one(folder, seed, result, names)
+    content = results["None"] if settings.seeds is None else _over_seeds(results)
+    content |= {"settings": asdict(settings), "spectralseg": __version__}
+    with atomic_write(output / "results.json") as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+    print(f"results -> {output}")
+
+
+def _segment_folders(settings: EvalSettings) -> dict[int | None, str]:
+    """Folder of label maps of each seed; of None where there are no seeds."""
+    folder = settings.require_segments()
+    if settings.seeds is None:
+        return {None: folder}
+    return {seed: folder.replace("%", str(seed)) for seed in settings.seeds}
+
+
+def count(files: Sequence[Labelled], data: Data) -> NDArray[np.int64]:
+    """Pixels of each cluster in each class, (clusters, classes), over all images; no more than a few are in memory.
+
+    Raises
+    ------
+    InputError
+        A file does not fit; it is named.
+    """
+
+    def count_one(entry: Labelled) -> NDArray[np.int64]:
+        truth = read_truth(entry.truth)
+        labels = read_segments(entry.segments, *truth.shape, data.clusters)
+        try:
+            return confusion_matrix(labels, truth, data.clusters, data.classes)
+        except InputError as error:
+            wrong = entry.segments if str(error).startswith("cluster") else entry.truth
+            raise InputError(f"{wrong}: {error}") from None
+
+    counts = np.zeros((data.clusters, data.classes), dtype=np.int64)
+    threads = reading_threads(data.loader.num_workers)
+    counted = read_ahead(count_one, files, threads)
+    others = rank_and_world_size()[0] > 0
+    for one in progress_bar(counted, desc="evaluation", total=len(files), unit="image", disable=others):
+        counts += one
+    return counts
+
+
+def _drawn_by(match: Match, data: Data) -> Any:
+    table = renaming(match)
+
+    def predict(entry: Labelled, photograph: Image.Image) -> Labels:
+        return table[read_segments(entry.segments, photograph.height, photograph.width, data.clusters)]
+
+    return predict
+
+
+def _print_one(folder: str, seed: int | None, result: dict[str, Any], names: Sequence[str]) -> None:
+    clusters: dict[str, list[int]] = {name: [] for name in names}
+    for cluster, label in result["matching"]:
+        clusters[names[label]].append(cluster)
+    print(f"{folder}: {result['images']} images{'' if seed is None else f', seed {seed}'}")
+    print(as_table(result, clusters))
+    print(f"matching='\"{result['matching']}\"'\n")
+
+
+def _over_seeds(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Mean and sample standard deviation over seeds, printed and returned with the results of each."""
+    content: dict[str, Any] = {"seeds": results, "mean": {}, "standard_deviation": {}}
+    width = max(len("seed"), *map(len, results))
+    print(f"{'seed'.ljust(width)}    mIoU  accuracy")
+    for seed, result in results.items():
+        print(f"{seed.ljust(width)}  {100 * result['miou']:6.2f}    {100 * result['accuracy']:6.2f}")
+    for name in ("miou", "miou_all_classes", "accuracy"):
+        values = [result[name] for result in results.values()]
+        content["mean"][name] = statistics.mean(values)
+        content["standard_deviation"][name] = statistics.stdev(values) if len(values) > 1 else 0.0
+    mean, deviation = content["mean"], content["standard_deviation"]
+    print(
+        f"mIoU {100 * mean['miou']:.2f} +- {100 * deviation['miou']:.2f}, accuracy {100 * mean['accuracy']:.2f} +-"
+        f" {100 * deviation['accuracy']:.2f} (mean and standard deviation over {len(results)} seeds)\n"
+    )
+    return content

@@ -1,0 +1,216 @@
+"""Images, true masks and label maps of a data set: paired by id, read one at a time, sharpened by a CRF if asked."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from semanticseg.settings import Data
+from spectralseg.commands.semantic import extract_crf_segmentations
+from spectralseg.errors import InputError
+from spectralseg.files.images import EXTENSIONS, by_id
+from spectralseg.files.storage import atomic_write, load_labels, make_folder
+from spectralseg.mathematics.crf import upscale_labels
+
+Labels = NDArray[np.uint8]
+VOID = 255  # of masks and label maps
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+# (pixels per cell, cells per side of a patch) of label maps at patches: the published three, and ViTs of patch 14
+GRIDS = ((16, 1), (8, 1), (16, 2), (14, 1))
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The files of one image; None where they are not asked for."""
+
+    id: str
+    image: Path | None = None
+    truth: Path | None = None
+    segments: Path | None = None
+
+
+def read_ids(path: str | Path) -> list[str]:
+    """Ids, one per line, sorted; whatever follows white space is ignored, as VOC's lists have it.
+
+    Raises
+    ------
+    InputError
+        The list is absent or empty.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the list of ids {path}: {error.strerror or error}") from None
+    ids = sorted({line.split()[0] for line in lines if line.strip()})
+    if not ids:
+        raise InputError(f"the list of ids {path} is empty")
+    return ids
+
+
+def find_images(folder: str | Path) -> dict[str, Path]:
+    """Id -> path of the images in a folder, sorted by id."""
+    if not Path(folder).is_dir():
+        raise InputError(f"data.images_dir: no such folder: {folder}")
+    names = sorted(entry.name for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in EXTENSIONS)
+    files = by_id([name for name in names if not name.startswith(".")])
+    return {image_id: Path(folder) / name for image_id, name in sorted(files.items())}
+
+
+def pair(
+    ids: Sequence[str],
+    images: dict[str, Path] | None = None,
+    masks_dir: str | Path | None = None,
+    segments_dir: str | Path | None = None,
+) -> list[Labelled]:
+    """The files of each id: its image, its true mask and its label map, as far as they are asked for.
+
+    Raises
+    ------
+    InputError
+        A folder is absent, or a file of an id: the first one that is missing is named, and how many more are.
+    """
+    if images is not None:
+        _require([f"{image_id} has no image in data.images_dir" for image_id in ids if image_id not in images], ids)
+    maps: list[dict[str, Path]] = []
+    for kind, setting, folder in (
+        ("true mask", "data.masks_dir", masks_dir),
+        ("label map", "segments_dir", segments_dir),
+    ):
+        if folder is None:
+            maps.append({})
+            continue
+        if not Path(folder).is_dir():
+            raise InputError(f"{setting}: no such folder: {folder}")
+        present = set(os.listdir(folder))
+        _require([f"the {kind} {folder}/{name}.png is missing" for name in ids if f"{name}.png" not in present], ids)
+        maps.append({image_id: Path(folder) / f"{image_id}.png" for image_id in ids})
+    return [
+        Labelled(image_id, (images or {}).get(image_id), *(paths.get(image_id) for paths in maps)) for image_id in ids
+    ]
+
+
+def _require(missing: list[str], ids: Sequence[str]) -> None:
+    if missing:
+        others = f", and so are {len(missing) - 1} more of {len(ids)}" if len(missing) > 1 else ""
+        raise InputError(f"{missing[0]}{others}")
+
+
+def train_ids(data: Data, images: dict[str, Path]) -> list[str]:
+    """Ids to train on: those of ``train_list``, or of every image that is not in ``val_list``."""
+    if data.train_list is not None:
+        return read_ids(data.train_list)
+    held_out = set(read_ids(data.val_list))
+    ids = [image_id for image_id in images if image_id not in held_out]
+    if not ids:
+        raise InputError(f"every image of {data.images_dir} is in {data.val_list}: none is left to train on")
+    return ids
+
+
+def read_truth(path: Path) -> Labels:
+    """True mask (H, W): class numbers, 255 void."""
+    return load_labels(path)
+
+
+def read_segments(path: Path, height: int, width: int, num_clusters: int) -> Labels:
+    """Label map (height, width), enlarged if it is one of patches; 255 is void, a pixel without a label.
+
+    Raises
+    ------
+    InputError
+        Its size is neither the image's nor that of the patches, or it holds a number that is no cluster.
+    """
+    labels = load_labels(path)
+    if labels.max(initial=0) >= num_clusters and (largest := labels[labels != VOID].max(initial=0)) >= num_clusters:
+        raise InputError(
+            f"{path} holds the cluster number {largest}, but they end at {num_clusters - 1} (data.num_clusters)"
+        )
+    return enlarge(labels, height, width, path)
+
+
+def enlarge(labels: Labels, height: int, width: int, path: Path) -> Labels:
+    """A label map at the size of its image; those of patches are enlarged as before the CRF.
+
+    Raises
+    ------
+    InputError
+        The size is none of those that :func:`patch_step` knows; ``path`` is named.
+    """
+    if labels.shape == (height, width):
+        return labels
+    return upscale_labels(labels, height, width, patch_step(labels.shape, height, width, path))
+
+
+def patch_step(shape: tuple[int, ...], height: int, width: int, path: Path) -> int:
+    """Patch size in pixels, from the ``shape`` (rows, columns) of a label map and the size of its image."""
+    for step, finer in GRIDS:
+        if shape == (finer * (height // step), finer * (width // step)):
+            return step
+    raise InputError(
+        f"{path} has {shape[1]}x{shape[0]} cells, which fits no image of {width}x{height} pixels: neither its pixels"
+        " nor its patches of 16, 8 or 14 pixels"
+    )
+
+
+def sharpen(
+    data: Data, images: dict[str, Path], ids: Sequence[str], segments_dir: str, output_dir: Path, processes: int
+) -> str:
+    """Write label maps with sharp edges (:func:`spectralseg.mathematics.crf.dense_crf`); return their folder.
+
+    Those that exist are kept. Started by a launcher, each process does its share.
+
+    Raises
+    ------
+    InputError
+        A label map cannot be sharpened, or ``output_dir`` holds others.
+    """
+    first = pair(ids[:1], images, None, segments_dir)[0]
+    with Image.open(first.image) as image:
+        width, height = image.size
+    shape = load_labels(first.segments).shape
+    step = 16 if shape == (height, width) else patch_step(shape, height, width, first.segments)
+    make_folder(output_dir)
+    listed = output_dir / "images.txt"
+    with atomic_write(listed) as file:
+        file.write("".join(f"{images[image_id].name}\n" for image_id in ids).encode())
+    extract_crf_segmentations(
+        str(listed),
+        str(data.images_dir),
+        str(segments_dir),
+        str(output_dir),
+        num_classes=data.clusters,
+        downsample_factor=step,
+        multiprocessing=processes,
+    )
+    return str(output_dir)
+
+
+def read_ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """``function`` of each item, in order, computed in ``threads`` threads a few items ahead; 0: none, when asked."""
+    if threads == 0:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def reading_threads(num_workers: int) -> int:
+    """``num_workers``, but no more than there are cores."""
+    return min(num_workers, os.cpu_count() or 1)

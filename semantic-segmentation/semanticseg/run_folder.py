@@ -1,0 +1,151 @@
+"""The folder of a self-training: checkpoints, from which it goes on, and figures.
+
+checkpoint-latest.pth    everything that is needed to go on
+checkpoint-best.pth      that of the best validation mIoU
+checkpoint-NNNN.pth      that of epoch NNNN
+results.json             figures of every evaluation
+tensorboard/             the log
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from semanticseg.deeplab import DeepLab, build_model
+from semanticseg.settings import Model, TrainSettings
+from spectralseg.errors import InputError
+from spectralseg.files.storage import (
+    atomic_write,
+    field,
+    load_record,
+    make_folder,
+    remove,
+    remove_leftovers,
+    save_record,
+)
+from spectralseg.running.stage import provenance
+
+LATEST, BEST, RESULTS = "checkpoint-latest.pth", "checkpoint-best.pth", "results.json"
+LOGS = ("tensorboard", "wandb")
+KIND = "semantic-segmentation"
+# What decides nothing of the weights, so that a run may go on with other values.
+FREE = ("name", "crf_processes", "crf_dir", "visualize", "device", "evaluate_every", "checkpoint_every", "log_every")
+FREE += ("logger", "overwrite", "job_type", "checkpoint", "generate_list", "generate_dir", "matching", "segments_dir")
+FREE_DATA = ("root", "images_dir", "masks_dir", "val_list", "train_list", "class_names")
+
+
+def identity(
+    settings: TrainSettings, match: list[tuple[int, int]], ids: list[str], segments_dir: str
+) -> dict[str, Any]:
+    """What decides the weights: settings, the match that is used, and what is trained on."""
+    content = {name: value for name, value in asdict(settings).items() if name not in FREE}
+    content["data"] = {name: value for name, value in content["data"].items() if name not in FREE_DATA}
+    content["data"]["loader"].pop("num_workers")
+    content["matching"] = [list(pair) for pair in match]
+    content["images"] = {"count": len(ids), "first": ids[0], "last": ids[-1]}
+    content["segments"] = provenance(segments_dir)
+    return content
+
+
+class TrainingRun:
+    """Checkpoints and figures of a run; the main process alone writes.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    content
+        :func:`identity` of the run.
+    overwrite
+        Take no notice of what is there; :meth:`begin` removes it.
+
+    Raises
+    ------
+    InputError
+        The folder holds a training with other settings, or a damaged one.
+    """
+
+    def __init__(self, folder: Path, content: dict[str, Any], overwrite: bool) -> None:
+        self.folder, self.identity, self.overwrite = folder, content, overwrite
+        self.state: dict[str, Any] | None = None
+        path = folder / LATEST
+        if path.is_file() and not overwrite:
+            self.state = load_checkpoint(path)
+            difference = _difference(self.state["settings"], content)
+            if difference:
+                raise InputError(
+                    f"{folder} holds a training, but with {difference}; choose another hydra.run.dir or name, or start"
+                    " anew with overwrite=true"
+                )
+
+    def begin(self) -> None:
+        """Make the folder ready; what an earlier run left there goes if it is not continued."""
+        make_folder(self.folder)
+        remove_leftovers(self.folder)
+        if self.state is None:
+            remove(self.folder / LATEST)  # first: without it nothing is resumed
+            for path in [*self.folder.glob("checkpoint-*.pth"), self.folder / RESULTS]:
+                remove(path)
+            for name in LOGS:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def save(self, state: dict[str, Any], is_best: bool, epoch: int | None) -> None:
+        """Write the checkpoints of an evaluation; ``epoch``: also as that of an epoch."""
+        content = {"kind": KIND, "settings": self.identity} | state
+        weights = {name: content[name] for name in ("kind", "settings", "normalisation", "names", "step", "model")}
+        weights["model"] = state["ema"] or state["model"]
+        if epoch is not None:
+            save_record(self.folder / f"checkpoint-{epoch:04d}.pth", weights)
+        if is_best:
+            save_record(self.folder / BEST, weights)
+        save_record(self.folder / LATEST, content)  # last: what it promises is there
+
+    def write_results(self, content: dict[str, Any]) -> None:
+        """Write results.json."""
+        with atomic_write(self.folder / RESULTS) as file:
+            file.write((json.dumps(content | {"settings": self.identity}, indent=2) + "\n").encode())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of self-training, without executing anything from it."""
+    content = load_record(path)
+    if content.get("kind") != KIND:
+        raise InputError(f"{path} is no checkpoint of this self-training")
+    return content
+
+
+def load_model(path: Path) -> tuple[DeepLab, dict[str, Any]]:
+    """The model of a checkpoint (its moving average, where one was kept), and the checkpoint.
+
+    Raises
+    ------
+    InputError
+        The file is absent, damaged, or no such checkpoint.
+    """
+    content = load_checkpoint(path)
+    about = field(content, "settings", path)
+    mean, std = field(content, "normalisation", path)
+    model = Model(**about["model"]) if isinstance(about.get("model"), dict) else None
+    if model is None:
+        raise InputError(f"{path} does not say which model it holds")
+    model.weights = "random"  # replaced by those of the checkpoint
+    network, _ = build_model(model, about["data"]["num_classes"] + 1, 0, mean, std)
+    try:
+        network.load_state_dict(content.get("ema") or field(content, "model", path))
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit its own settings: {str(error).splitlines()[0]}") from None
+    return network, content
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    """``lr=0.005 instead of 0.01, ...``: names and values that differ."""
+    texts = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            texts.append(_difference(before, after, f"{prefix}{name}."))
+        elif before != after:
+            texts.append(f"{prefix}{name}={before} instead of {after}")
+    return ", ".join(text for text in texts if text)

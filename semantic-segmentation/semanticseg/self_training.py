@@ -1,0 +1,306 @@
+r"""Self-training: a DeepLab learns the pseudo-labels of the extract stage, and then segments better than these.
+
+    cd semantic-segmentation
+    python train.py lr=2e-4 data.loader.batch_size=96 matching='"[(0, 0), (1, 5), (2, 8)]"' \
+        segments_dir=../data/VOC2012/semantic_segmentations/patches/laplacian/segmaps
+    python train.py job_type=generate
+
+Settings are explained in configs/semantic-segmentation/base.yaml and train.yaml. Without matching=..., clusters are
+matched to classes on the validation images, as main.py does. Writes into the run folder
+(outputs/semantic-segmentation/self-training, or what hydra.run.dir=... says) checkpoints, results.json, tensorboard/,
+confusion.png and overlays/. Started again, it goes on at the last evaluation, and ends with the weights of a run that
+was never interrupted. On several GPUs or processes: accelerate launch --num_processes 2 train.py ...
+job_type=generate writes predictions, which main.py evaluates with matching=identity.
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from omegaconf import DictConfig
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from semanticseg.augment import Augmentation, seed_of
+from semanticseg.batches import Batches, PseudoLabelled, check_batches, make_loader
+from semanticseg.deeplab import build_model, parameter_counts
+from semanticseg.evaluation import count
+from semanticseg.matches import read_match, renaming
+from semanticseg.prediction import generate, predict, validate
+from semanticseg.pseudolabels import VOID, Labelled, Labels, find_images, pair, read_ids, sharpen, train_ids
+from semanticseg.run_folder import TrainingRun, identity
+from semanticseg.scores import as_table, save_confusion, save_overlays, scores
+from semanticseg.settings import TrainSettings
+from spectralseg.errors import InputError
+from spectralseg.mathematics.matching import Match, apply_match, match_clusters
+from spectralseg.running.hydra_app import run_folder, to_settings
+from spectralseg.running.launching import make_accelerator, start_asked_processes
+from spectralseg.running.progress import progress_bar
+
+
+def train(config: DictConfig) -> None:
+    """Check everything that can be checked, then train or generate."""
+    settings = to_settings(config, TrainSettings)
+    settings.check()
+    folder = run_folder()
+    if settings.job_type == "generate":
+        start_asked_processes()
+        generate(settings, folder, make_accelerator(settings.device, settings.mixed_precision))
+        return
+    data = settings.data
+    images = find_images(data.images_dir)
+    held_out, ids = read_ids(data.val_list), train_ids(data, images)
+    given = read_match(settings.matching, data.clusters, data.classes)
+    pair(ids, images, None, settings.segments_dir)
+    pair(held_out, images, data.masks_dir, settings.segments_dir if given is None else None)
+    start_asked_processes()
+    accelerator = make_accelerator(settings.device, settings.mixed_precision, settings.logger, folder)
+    check_batches(len(ids), data.loader.batch_size, accelerator.num_processes)
+    segments_dir = settings.segments_dir
+    if settings.crf:
+        place = folder / "crf" if settings.crf_dir is None else Path(settings.crf_dir)
+        needed = sorted({*ids, *held_out} if given is None else ids)
+        segments_dir = sharpen(data, images, needed, segments_dir, place, settings.crf_processes)
+        accelerator.wait_for_everyone()
+    match, pseudo = given, None
+    if given is None:
+        counts = count(pair(held_out, images, data.masks_dir, segments_dir), data)
+        match = match_clusters(counts)
+        pseudo = scores(apply_match(counts, match), data.names())
+    run = TrainingRun(folder, identity(settings, match, ids, segments_dir), settings.overwrite)
+    trainer = Trainer(settings, run, accelerator, match)
+    trainer.results["pseudo_labels"] = pseudo
+    trainer.fit(pair(ids, images, None, segments_dir), pair(held_out, images, data.masks_dir))
+
+
+class Trainer:
+    """A run from its start, or from its last checkpoint, to its end.
+
+    A step sees what seed and step choose: its batches, their views, and the dropout of the model. So nothing random
+    has to be kept in checkpoints.
+    """
+
+    def __init__(self, settings: TrainSettings, run: TrainingRun, accelerator: Accelerator, match: Match) -> None:
+        self.settings, self.run, self.accelerator, self.match = settings, run, accelerator, match
+        transform = settings.data.transform
+        self.network, self.origin = build_model(
+            settings.model, settings.data.classes, settings.seed, transform.mean, transform.std
+        )
+        self.normalisation = [self.network.mean.flatten().tolist(), self.network.std.flatten().tolist()]
+        self.network.to(accelerator.device).train()
+        average = get_ema_multi_avg_fn(settings.ema_decay)
+        self.ema = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True) if settings.ema else None
+        trained = [value for value in self.network.parameters() if value.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
+        self.step = 0
+        self.results: dict[str, Any] = {"history": [], "matching": match, "weights": self.origin}
+        if run.state is not None:
+            self._restore(run.state)
+
+    # --- the run ---
+
+    def fit(self, training: list[Labelled], validation: list[Labelled]) -> None:
+        """Train, evaluate every so many epochs and at the end, and report."""
+        settings, accelerator = self.settings, self.accelerator
+        if accelerator.is_main_process:
+            self.run.begin()
+        accelerator.wait_for_everyone()
+        self._announce(training, validation)
+        if settings.logger:
+            project = "tensorboard" if settings.logger == "tensorboard" else "semantic-segmentation"  # a folder; a name
+            options = {"wandb": {"name": settings.name, "dir": str(self.run.folder)}}
+            accelerator.init_trackers(project, init_kwargs=options)
+        table, transform = renaming(self.match), settings.data.transform
+        augmentation = Augmentation(transform.resize_size, transform.crop_size)
+        dataset = PseudoLabelled(training, table, settings.data.clusters, augmentation, settings.seed)
+        accumulated = settings.gradient_accumulation_steps
+        batches = Batches(
+            len(training),
+            settings.data.loader.batch_size,
+            settings.seed,
+            self.step * accumulated,
+            settings.max_train_steps * accumulated,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        confusion = None
+        if not self.results["history"]:  # what the network says before it has learned anything
+            confusion = self._evaluate(validation, epoch=0, loss=None)
+        loader = make_loader(dataset, batches, settings.data.loader.num_workers)
+        confusion = self._loop(loader, batches, validation) if len(batches) else confusion
+        if confusion is None:  # the run had ended before
+            confusion = validate(self._evaluated(), validation, settings.data.classes, accelerator)
+        if accelerator.is_main_process:
+            self._report(confusion, validation)
+        accelerator.end_training()
+
+    def _loop(self, loader: DataLoader, batches: Batches, validation: list[Labelled]) -> Any:
+        settings, confusion = self.settings, None
+        accumulated = settings.gradient_accumulation_steps
+        losses: list[float] = []
+        stream = iter(loader)
+        bar = progress_bar(
+            total=settings.max_train_steps,
+            initial=self.step,
+            desc="training",
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+        with bar:
+            while self.step < settings.max_train_steps:
+                losses.append(self._train_step(stream))
+                self.step += 1
+                bar.update()
+                if self.step % settings.log_every == 0 and settings.logger:
+                    rate = self.optimizer.param_groups[0]["lr"]
+                    self.accelerator.log({"train/loss": losses[-1], "train/lr": rate}, step=self.step)
+                epochs = [step * accumulated // batches.per_epoch for step in (self.step - 1, self.step)]
+                due = epochs[1] // settings.evaluate_every > epochs[0] // settings.evaluate_every
+                if due or self.step == settings.max_train_steps:
+                    confusion = self._evaluate(validation, epochs[1], sum(losses) / len(losses), epochs[1] > epochs[0])
+                    losses = []
+        return confusion
+
+    def _train_step(self, stream: Any) -> float:
+        """One step of the optimizer; returns the loss, averaged over batches and processes."""
+        settings, accelerator = self.settings, self.accelerator
+        torch.manual_seed(seed_of(settings.seed, self.step, accelerator.process_index))  # for dropout
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr * (1 - self.step / settings.max_train_steps)
+        total = torch.zeros((), device=accelerator.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        for number in range(settings.gradient_accumulation_steps):
+            batch = next(stream)
+            if isinstance(batch, str):
+                raise InputError(batch)
+            images, labels = (tensor.to(accelerator.device, non_blocking=True) for tensor in batch)
+            is_last = number + 1 == settings.gradient_accumulation_steps
+            with contextlib.nullcontext() if is_last else accelerator.no_sync(self.model):
+                logits = self.model(images.float().div_(255))
+                loss = self_training_loss(logits, labels) / settings.gradient_accumulation_steps
+                accelerator.backward(loss)
+            total += loss.detach()
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.network)
+        value = float(accelerator.reduce(total, "mean"))
+        if value != value and not accelerator.optimizer_step_was_skipped:
+            raise InputError(f"the loss is not a number at step {self.step}: lower lr, or use mixed_precision=no")
+        return value
+
+    # --- evaluation and checkpoints ---
+
+    def _evaluated(self) -> nn.Module:
+        return self.network if self.ema is None else self.ema.module
+
+    def _share_statistics(self) -> None:
+        """Give all processes the main one's batch norm statistics: each has collected its own since the last step."""
+        for network in (self.network, *([] if self.ema is None else [self.ema.module])):
+            for buffer in network.buffers():
+                broadcast(buffer, from_process=0)
+
+    def _evaluate(self, validation: list[Labelled], epoch: int, loss: float | None, is_epoch: bool = False) -> Any:
+        """Validate, note the figures, and write checkpoints; returns the confusion matrix."""
+        settings, accelerator = self.settings, self.accelerator
+        self._share_statistics()
+        confusion = validate(self._evaluated(), validation, settings.data.classes, accelerator)
+        result = scores(confusion, settings.data.names())
+        figures = {name: result[name] for name in ("miou", "miou_all_classes", "accuracy")}
+        history = self.results["history"]
+        is_best = all(figures["miou"] > before["miou"] for before in history)
+        history.append({"step": self.step, "epoch": epoch, "loss": loss} | figures)
+        if settings.logger:
+            logged = {f"val/{name}": value for name, value in figures.items()}
+            accelerator.log(logged | ({} if loss is None else {"train/mean_loss": loss}), step=self.step)
+        if accelerator.is_main_process:
+            learned = "" if loss is None else f"loss {loss:.4f}, "
+            text = f"step {self.step}, epoch {epoch}: {learned}mIoU {100 * figures['miou']:.2f}, accuracy"
+            tqdm.write(f"{text} {100 * figures['accuracy']:.2f}{' (best)' if is_best else ''}", file=sys.stdout)
+            every = settings.checkpoint_every
+            numbered = is_epoch and every is not None and epoch % every == 0
+            self.run.save(self._state(), is_best, epoch if numbered else None)
+            self.run.write_results(self.results)
+        accelerator.wait_for_everyone()
+        return confusion
+
+    def _state(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {
+            "step": self.step,
+            "model": self.network.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "ema_updates": 0 if self.ema is None else int(self.ema.n_averaged),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "history": self.results["history"],
+            "normalisation": self.normalisation,
+            "names": self.settings.data.names(),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+            self.ema.n_averaged.fill_(state["ema_updates"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.results["history"] = state["history"]
+
+    # --- what is said ---
+
+    def _announce(self, training: list[Labelled], validation: list[Labelled]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        settings, model = self.settings, self.settings.model
+        whole, trained = parameter_counts(self.network)
+        processes = self.accelerator.num_processes
+        print(
+            f"{model.name} on {model.backbone} ({self.origin}): {whole / 1e6:.1f} M parameters, {trained / 1e6:.1f} M"
+            f" of them train; {len(training)} images to train on, {len(validation)} to validate; {processes}"
+            f" process{'es' if processes > 1 else ''} on {self.accelerator.device.type}"
+        )
+        if self.origin.startswith("random"):
+            print(f"note: {model.backbone} has RANDOM weights: it knows nothing of images yet", file=sys.stderr)
+        pseudo = self.results["pseudo_labels"]
+        if pseudo is not None:
+            print(f"pseudo-labels of the validation images: mIoU {100 * pseudo['miou']:.2f}")
+            print(f"matching='\"{self.match}\"'")
+        if self.run.state is not None:
+            print(f"going on at step {self.step} of {settings.max_train_steps}")
+
+    def _report(self, confusion: Any, validation: list[Labelled]) -> None:
+        names, folder = self.settings.data.names(), self.run.folder
+        result = scores(confusion, names)
+        best = max(self.results["history"], key=lambda entry: entry["miou"])
+        self.run.write_results(self.results | {"final": result, "best": best})
+        save_confusion(folder / "confusion.png", confusion, names, f"mIoU {100 * result['miou']:.2f}")
+        model = self._evaluated().eval()
+
+        def draw(_: Labelled, photograph: Image.Image) -> Labels:
+            return predict(model, photograph, self.accelerator)
+
+        save_overlays(folder / "overlays", validation, self.settings.visualize, names, draw)
+        print(as_table(result))
+        print(f"best: mIoU {100 * best['miou']:.2f} at step {best['step']}")
+        print(f"results -> {folder}")
+
+
+def self_training_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy on pseudo-labels: logits (B, C, H, W) float32, labels (B, H, W) uint8, void left out -> scalar.
+
+    0 where all is void.
+    """
+    labels = labels.long()
+    summed = functional.cross_entropy(logits, labels, ignore_index=VOID, reduction="sum")
+    return summed / (labels != VOID).sum().clamp(min=1)

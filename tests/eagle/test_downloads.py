@@ -1,0 +1,345 @@
+"""Archives and checkpoints from an address: resumed, checked, unpacked whole or not at all."""
+
+import functools
+import http.server
+import io
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import download_datasets
+import download_models
+from eagleseg.data import downloads as eagle_downloads
+from eagleseg.data.downloads import fetch, unpack
+from shared_data import PROJECT
+from spectralseg.errors import InputError, OutputError
+from spectralseg.models import backbones, weights
+from spectralseg.models.backbones import Source
+
+FILES = {"images/train2017/1.jpg": b"jpeg", "annotations/train2017/1.png": b"png", "curated/train2017/list.txt": b"1\n"}
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves one file; with ``cut`` it ends the first answer after so many bytes."""
+
+    def __init__(self, data: bytes, cut: int | None = None, etag: str | None = '"v1"', ranges: bool = True) -> None:
+        self.data, self.cut, self.etag, self.ranges = data, cut, etag, ranges
+        self.asked: list[str | None] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server_port}/some/cocostuff.zip"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, wanted = self.server, self.headers.get("Range")
+        server.asked.append(wanted)
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        if wanted and start >= len(server.data):
+            self.send_response(416)
+            self.end_headers()
+            return
+        partial = bool(wanted) and server.ranges and self.headers.get("If-Range") == server.etag
+        start = start if partial else 0
+        self.send_response(206 if partial else 200)
+        self.send_header("Content-Length", str(len(server.data) - start))
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        self.end_headers()
+        end = len(server.data) if server.cut is None else server.cut
+        server.cut = None
+        self.wfile.write(server.data[start:end])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    servers = []
+
+    def start(*arguments: object, **options: object) -> Server:
+        server = Server(*arguments, **options)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def zipped(files: dict[str, bytes], below: str = "cocostuff/") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(below + name, data)
+    return buffer.getvalue()
+
+
+def tarred(files: dict[str, bytes], *links: tarfile.TarInfo) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+        for link in links:
+            archive.addfile(link)
+    return buffer.getvalue()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- fetching ---
+
+
+def test_fetched_once(serve, tmp_path):
+    server = serve(b"x" * 3_000_000)
+    for _ in range(2):
+        assert fetch(server.address, tmp_path / "a.zip").read_bytes() == server.data
+    assert server.asked == [None]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_what_broke_off_goes_on(serve, tmp_path):
+    data = os.urandom(3_000_000)
+    server = serve(data, cut=1_200_000)
+    with pytest.raises(InputError) as error:
+        fetch(server.address, tmp_path / "a.zip")
+    line = (
+        f"cannot download {server.address}: the connection broke off after 1200000 of 3000000 bytes; 1.2 MB are kept,"
+    )
+    assert str(error.value) == f"{line} the same command goes on there"
+    assert not (tmp_path / "a.zip").exists()
+    assert fetch(server.address, tmp_path / "a.zip").read_bytes() == data
+    assert server.asked == [None, "bytes=1200000-"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+@pytest.mark.parametrize("change", ["other file", "no validator", "no ranges", "other address", "shorter file"])
+def test_a_part_of_something_else_is_not_gone_on_with(serve, tmp_path, change):
+    server = serve(b"a" * 2_000_000, cut=1_500_000, etag=None if change == "no validator" else '"v1"')
+    with pytest.raises(InputError):
+        fetch(server.address, tmp_path / "a.zip")
+    server.data = os.urandom(1_000_000 if change == "shorter file" else 2_000_000)
+    if change == "other file":
+        server.etag = '"v2"'
+    server.ranges = change != "no ranges"
+    address = server.address + ("?2" if change == "other address" else "")
+    assert fetch(address, tmp_path / "a.zip").read_bytes() == server.data
+
+
+def test_addresses_that_lead_nowhere(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for address in (f"http://127.0.0.1:{port}/x", "file:///absent/x.zip", "s3://bucket/x", "://", "http://[x"):
+        with pytest.raises(InputError) as error:
+            fetch(address, tmp_path / "a.zip")
+        assert str(error.value).startswith(f"cannot download {address}: ")
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_room(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(eagle_downloads.shutil, "disk_usage", lambda _: Usage)
+    with pytest.raises(OutputError, match="has 1.0 kB of free space, 5.0 kB are needed"):
+        fetch(serve(b"x" * 5000).address, tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip").exists()
+
+
+class Usage:
+    free = 1000
+
+
+# --- unpacking ---
+
+
+@pytest.mark.parametrize("make", [zipped, functools.partial(zipped, below=""), tarred], ids=["zip", "bare zip", "tar"])
+def test_unpacked(make, tmp_path):
+    (tmp_path / "a").write_bytes(make(FILES))
+    unpack(tmp_path / "a", tmp_path / "cocostuff", ("images", "annotations", "curated"))
+    assert tree(tmp_path / "cocostuff") == FILES
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "cocostuff"]
+
+
+def link(kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo("images/link")
+    entry.type, entry.linkname = kind, "/etc/passwd"
+    return entry
+
+
+def zip_with_link() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        entry = zipfile.ZipInfo("images/link")
+        entry.external_attr = 0o120777 << 16
+        archive.writestr(entry, "/etc/passwd")
+    return buffer.getvalue()
+
+
+def damaged() -> bytes:
+    data = bytearray(zipped({**FILES, "images/large": os.urandom(10_000)}))
+    data[data.index(b"images/large") + 5_000] ^= 255
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (zipped({"../../evil": b"x"}), "holds the name cocostuff/../../evil, which leads outside"),
+        (zipped({"/evil": b"x"}, ""), "holds the name /evil, which leads outside"),
+        (zipped({"..\\..\\evil": b"x"}, ""), "which leads outside"),
+        (tarred({"../evil": b"x"}), "holds the name ../evil, which leads outside"),
+        (tarred(FILES, link()), "holds the link or device images/link"),
+        (tarred(FILES, link(tarfile.LNKTYPE)), "holds the link or device images/link"),
+        (tarred(FILES, link(tarfile.FIFOTYPE)), "holds the link or device images/link"),
+        (zip_with_link(), "holds the link images/link"),
+        (damaged(), "is damaged (Bad CRC-32 for file"),
+        (tarred(FILES)[:-60], "is damaged ("),
+        (zipped(FILES)[:-60], "is no zip or tar archive"),
+        (b"<html>", "is no zip or tar archive (a web page instead of the file?); delete it"),
+        (zipped({"images/x": b"", "other/y": b""}), "it lacks annotations, curated (it holds images, other)"),
+        (zipped({}), "is no cocostuff: it lacks images, annotations, curated (it holds nothing)"),
+    ],
+    # Archives hold times: their bytes in a name would differ between the processes of a test run.
+    ids=lambda value: value if isinstance(value, str) else "archive",
+)
+def test_archives_that_are_not_unpacked(data, expected, tmp_path):
+    root = tmp_path / "deep" / "er"
+    root.mkdir(parents=True)
+    (root / "a").write_bytes(data)
+    with pytest.raises(InputError) as error:
+        unpack(root / "a", root / "cocostuff", ("images", "annotations", "curated"))
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+    assert tree(tmp_path) == {"deep/er/a": data}
+    assert [path.name for path in root.iterdir()] == ["a"]
+    assert not Path("/evil").exists()
+
+
+def test_a_folder_that_is_there_stays(tmp_path):
+    (tmp_path / "cocostuff").mkdir()
+    (tmp_path / "a").write_bytes(zipped(FILES))
+    with pytest.raises(OutputError, match="exists already"):
+        unpack(tmp_path / "a", tmp_path / "cocostuff", ())
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".b.incoming").mkdir()
+    (tmp_path / ".b.incoming" / "old").touch()  # of a run that was killed
+    (tmp_path / "b").rmdir()
+    unpack(tmp_path / "a", tmp_path / "b", ())
+    assert tree(tmp_path / "b") == {f"cocostuff/{name}": data for name, data in FILES.items()}
+
+
+# --- the scripts ---
+
+
+@pytest.fixture
+def stopped() -> Callable[..., str]:
+    """The line that a script ends with."""
+
+    def call(main: Callable, *arguments: object) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main(list(map(str, arguments)))
+        assert "\n" not in stop.value.code
+        return stop.value.code.removeprefix("error: ")
+
+    return call
+
+
+def test_data_sets(serve, tmp_path, monkeypatch, capsys):
+    server = serve(zipped(FILES))
+    monkeypatch.setattr(download_datasets, "ADDRESS", server.address.removesuffix("cocostuff.zip"))
+    for _ in range(2):
+        download_datasets.main(["--dataset", "cocostuff", "--data_root", str(tmp_path)])
+    assert tree(tmp_path) == {f"cocostuff/{name}": data for name, data in FILES.items()}
+    assert len(server.asked) == 1
+    assert f"cocostuff: {tmp_path}/cocostuff is there already" in capsys.readouterr().err
+    source = tmp_path / "mirror.tar.gz"
+    source.write_bytes(tarred({"potsdam/imgs/1.mat": b"", "potsdam/gt/1.mat": b""}))
+    flags = ["--dataset", "potsdam", "--data_root", str(tmp_path), "--keep_archive"]
+    download_datasets.main([*flags, "--url", f"file://{source}"])
+    assert (tmp_path / "potsdam" / "gt" / "1.mat").is_file()
+    assert (tmp_path / "potsdam.archive").is_file()
+
+
+def test_one_data_set_that_cannot_be_had_does_not_stop_the_others(serve, tmp_path, monkeypatch, stopped):
+    server = serve(zipped({"potsdamraw/processed/1.mat": b""}, ""))
+    monkeypatch.setattr(download_datasets, "ADDRESS", server.address.removesuffix("cocostuff.zip"))
+    line = stopped(download_datasets.main, "--dataset", "cityscapes", "potsdamraw", "--data_root", tmp_path)
+    assert line == (
+        f"{tmp_path}/cityscapes.archive is no cityscapes: it lacks leftImg8bit, gtFine (it holds potsdamraw)"
+    )
+    assert (tmp_path / "potsdamraw" / "processed" / "1.mat").is_file()
+    assert stopped(download_datasets.main, "--url", "http://x") == (
+        "--url is the address of one archive: name its data set with --dataset"
+    )
+    assert "invalid choice: 'voc'" in stopped(download_datasets.main, "--dataset", "voc")
+
+
+def test_models(tmp_path, monkeypatch, capsys, stopped):
+    def absent(url: str) -> Path:
+        raise ConnectionError(f"{url}: no network")
+
+    monkeypatch.setattr(weights, "download", absent)
+    monkeypatch.setattr(download_models, "MODELS", ("tiny",))
+    monkeypatch.setitem(backbones.SOURCES, "tiny", Source("test_vit", "folder/tiny.pth", on_hub=False))
+    line = stopped(download_models.main)
+    assert line.startswith(f"the weights of tiny cannot be had ({backbones.DINO_ADDRESS}folder/tiny.pth: no network")
+    path = tmp_path / "vit.pth"
+    torch.save(backbones.load_backbone("test_vit", "random").model.state_dict(), path)
+    monkeypatch.setattr(weights, "download", lambda url: path)
+    download_models.main(["--model", "tiny"])
+    assert capsys.readouterr().out.startswith("tiny: vit.pth sha256:")
+    assert "invalid choice: 'vgg'" in stopped(download_models.main, "--model", "vgg")
+
+
+def test_a_checkpoint(serve, tmp_path, capsys, stopped):
+    buffer = io.BytesIO()
+    torch.save({"state_dict": {"x": torch.zeros(2)}, "pytorch-lightning_version": "1"}, buffer)
+    server = serve(buffer.getvalue())
+    flags = ["--model", "--output_dir", str(tmp_path / "new"), "--checkpoint_url"]
+    for _ in range(2):
+        download_models.main([*flags, server.address.replace("cocostuff.zip", "EAGLE%20COCO.ckpt?download=1")])
+    assert (tmp_path / "new" / "EAGLE COCO.ckpt").read_bytes() == buffer.getvalue()
+    assert len(server.asked) == 1
+    page = serve(b"<html>Virus scan warning</html>")
+    line = stopped(download_models.main, *flags, page.address)
+    assert line == (
+        f"{page.address}: what came is no checkpoint of PyTorch Lightning (a page that asks for confirmation?); save"
+        " the file with a browser"
+    )
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["EAGLE COCO.ckpt"]
+
+
+def test_help_says_what_is_fetched(capsys):
+    for script, expected in ((download_datasets, "20 GB"), (download_models, "343 MB")):
+        with pytest.raises(SystemExit) as stop:
+            script.main(["--help"])
+        assert not stop.value.code
+        assert expected in capsys.readouterr().out
+
+
+def test_from_the_command_line(tmp_path):
+    (tmp_path / "a.zip").write_bytes(zipped(FILES))
+    command = [sys.executable, PROJECT / "eagle" / "download_datasets.py", "--dataset", "cocostuff"]
+    command += ["--data_root", tmp_path, "--url", f"file://{tmp_path}/a.zip"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == f"cocostuff -> {tmp_path}/cocostuff\n"

@@ -1,0 +1,224 @@
+"""Training: it learns, resumes exactly, stops in time, keeps the right checkpoints."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from eagle_layouts import scenes, write_directory
+from eagle_runs import EAGLE, data_overrides, metrics
+from eagleseg.checkpoints.files import load_checkpoint
+from eagleseg.training.batches import EpochBatches
+from running import environment
+
+TRAIN = "train_segmentation_eigen"
+
+
+def weights(folder: Path, name: str = "last.pth") -> dict[str, torch.Tensor]:
+    return load_checkpoint(folder / name)["model"]
+
+
+def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], tolerance: float = 0) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+@pytest.mark.slow
+def test_two_textures_are_told_apart(run_script: Callable[..., Path], textures: list[str]):
+    folder = run_script(
+        TRAIN,
+        *textures,
+        *("max_steps=300", "val_freq=100", "checkpoint_freq=300", "step_schedulers=50", "extra_clusters=0"),
+        *("batch_size=8", "eigen_cluster_out=8", "eigen_cluster_lr=5e-3", "lr=2e-3"),
+    )
+    last = metrics(folder)[-1]
+    assert last["step"] == 300
+    assert last["cluster_strict_accuracy"] > 95
+    assert last["linear_accuracy"] > 95
+
+
+def test_resumed_run_is_the_uninterrupted_one(run_script: Callable[..., Path], textures: list[str]):
+    whole = run_script(TRAIN, *textures, "max_steps=6", folder="whole")
+    run_script(TRAIN, *textures, "max_steps=3", "checkpoint_freq=3", folder="parts")
+    parts = run_script(TRAIN, *textures, "max_steps=6", folder="parts")
+    assert_same_weights(weights(whole), weights(parts))
+    # the second validation of the interrupted run was at its end
+    assert metrics(whole)[-1] == metrics(parts)[-1]
+    assert [line["step"] for line in metrics(parts)] == [2, 3, 4, 6]
+
+
+def test_workers_change_nothing(run_script: Callable[..., Path], textures: list[str]):
+    alone = run_script(TRAIN, *textures, "max_steps=2", folder="alone")
+    helped = run_script(TRAIN, *textures, "max_steps=2", "num_workers=2", folder="helped")
+    assert_same_weights(weights(alone), weights(helped))
+
+
+def test_a_seed_of_its_own_gives_other_weights(run_script: Callable[..., Path], textures: list[str]):
+    first = run_script(TRAIN, *textures, "max_steps=2", folder="first")
+    second = run_script(TRAIN, *textures, "max_steps=2", "seed=1", folder="second")
+    name = "head.A.weight"
+    assert not torch.equal(weights(first)[name], weights(second)[name])
+
+
+def test_loss_that_is_no_number_stops_and_keeps_checkpoints(
+    run_script: Callable[..., Path], refused: Callable[..., str], textures: list[str], tmp_path: Path
+):
+    run_script(TRAIN, *textures, "max_steps=2")
+    before = weights(tmp_path / "run")
+    torch.save({**load_checkpoint(tmp_path / "run" / "last.pth"), "step": 2}, tmp_path / "run" / "last.pth")
+    state = load_checkpoint(tmp_path / "run" / "last.pth")
+    state["model"]["linear_probe.weight"][0] = torch.inf
+    torch.save(state, tmp_path / "run" / "last.pth")
+    message = refused(TRAIN, *textures, "max_steps=4")
+    assert "'linear'" in message
+    assert "lr" in message
+    assert_same_weights(before, weights(tmp_path / "run", "best.pth"))
+
+
+def test_diverging_weights_are_not_saved(
+    refused: Callable[..., str], textures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def diverge(optimizer: torch.optim.Adam, closure: object = None) -> None:
+        optimizer.param_groups[0]["params"][0].data[0] = torch.nan
+
+    monkeypatch.setattr(torch.optim.Adam, "step", diverge)
+    assert "head.A.weight is no longer finite" in refused(TRAIN, *textures, "checkpoint_freq=1")
+    assert not list((tmp_path / "run").glob("*.pth"))
+
+
+@pytest.mark.parametrize("select_by", ["cluster_miou", "last"])
+def test_best_checkpoints(run_script: Callable[..., Path], textures: list[str], select_by: str):
+    folder = run_script(
+        TRAIN, *textures, "max_steps=5", "val_freq=1", "keep_best=2", f"select_by={select_by}", "checkpoint_freq=5"
+    )
+    lines = metrics(folder)
+    value = "cluster_released_miou" if select_by == "cluster_miou" else "step"
+    best = sorted(lines, key=lambda line: (line[value], line["step"]), reverse=True)[:2]
+    assert {path.name for path in folder.glob("step_*.pth")} == {f"step_{line['step']:06d}.pth" for line in best}
+    assert load_checkpoint(folder / "best.pth")["step"] == best[0]["step"]
+
+
+def test_selection_by_loss_begins_after_the_schedule(run_script: Callable[..., Path], textures: list[str]):
+    folder = run_script(TRAIN, *textures, "max_steps=4", "val_freq=1", "keep_best=9", "select_by=loss")
+    assert {path.name for path in folder.glob("step_*.pth")} == {"step_000003.pth", "step_000004.pth"}
+
+
+def test_a_run_within_the_schedule_leaves_a_best_checkpoint(run_script: Callable[..., Path], textures: list[str]):
+    folder = run_script(TRAIN, *textures, "max_steps=2", "select_by=loss")
+    assert load_checkpoint(folder / "best.pth")["step"] == 2
+    assert not list(folder.glob("step_*.pth"))
+
+
+def test_without_labels(run_script: Callable[..., Path], refused: Callable[..., str], tmp_path: Path):
+    root = tmp_path / "data"
+    write_directory(root / "bare", {"train": scenes(6), "val": scenes(2, first=9)}, labels=False)
+    overrides = data_overrides(root, "bare", 3)
+    folder = run_script(TRAIN, *overrides, "select_by=loss", "val_freq=4")
+    assert "cluster_released_miou" not in metrics(folder)[-1]
+    assert np.isfinite(metrics(folder)[-1]["loss"])
+    assert load_checkpoint(folder / "best.pth")["match"] == {}
+    assert (folder / "pictures" / "step_000004_predictions.png").exists()
+    assert "select_by" in refused(TRAIN, *overrides, "select_by=cluster_miou", folder="other")
+
+
+@pytest.mark.parametrize(
+    "override", ["eicue_color=rgb", "eicue_color=none", "centroid_mode=mean", "centroid_mode=learned"]
+)
+def test_variants_train(run_script: Callable[..., Path], textures: list[str], override: str):
+    folder = run_script(TRAIN, *textures, override, "label_smoothing=true", "max_steps=3")
+    usual = run_script(TRAIN, *textures, "label_smoothing=true", "max_steps=3", folder="usual")
+    assert not torch.equal(weights(folder)["project_head.weight"], weights(usual)["project_head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("batch_size=1", "batch_size"),
+        ("select_by=luck", "select_by=luck"),
+        ("mixed_precision=int8", "mixed_precision=int8"),
+        ("eicue_source=precomputed", "eigs_dir"),
+        ("max_steps=0", "max_steps=0"),
+        ("nonsense=1", "nonsense"),
+        ("patch_size=16", "patch_size"),
+        ("backbone=lab_hog9", "no backbone"),
+        ("dir_dataset_name=elsewhere", "elsewhere"),
+        ("dir_dataset_n_classes=1", "class"),
+        ("features_dir=nowhere", "nowhere"),
+    ],
+)
+def test_bad_settings(refused: Callable[..., str], textures: list[str], override: str, says: str, tmp_path: Path):
+    assert says in refused(TRAIN, *textures, override)
+    assert not list((tmp_path / "run").glob("*.pth"))
+
+
+def test_another_run_in_the_folder_is_refused(
+    run_script: Callable[..., Path], refused: Callable[..., str], textures: list[str]
+):
+    folder = run_script(TRAIN, *textures, "max_steps=2")
+    before = (folder / "last.pth").read_bytes()
+    assert "lr=0.0005 instead of 0.1" in refused(TRAIN, *textures, "max_steps=2", "lr=0.1")
+    assert (folder / "last.pth").read_bytes() == before
+    refused(TRAIN, *textures, "max_steps=2", "overwrite=true", "backbone=dino_vits16", "weights=nowhere.pth")
+    assert (folder / "last.pth").read_bytes() == before  # nothing is lost to a run that cannot begin
+    run_script(TRAIN, *textures, "max_steps=2", "lr=0.1", "overwrite=true")
+    assert (folder / "last.pth").read_bytes() != before
+
+
+def test_every_epoch_shows_every_image_once():
+    sampler = EpochBatches(10, 4, seed=3)
+    assert len(sampler) == 2
+    first = [index for batch in sampler for index in batch]
+    assert len(set(first)) == 8
+    sampler.start_at(2)
+    second = [index for batch in sampler for index in batch]
+    assert first != second
+    sampler.start_at(3)
+    assert [index for batch in sampler for index in batch] == second[4:]
+
+
+def test_processes_share_each_batch():
+    whole = list(EpochBatches(12, 4, seed=0))
+    parts = [list(EpochBatches(12, 4, seed=0, rank=rank, world=2)) for rank in range(2)]
+    for batch, one, other in zip(whole, *parts, strict=True):
+        assert sorted(one + other) == sorted(batch)
+        assert len(one) == len(other) == 2
+
+
+def test_a_small_data_set_fills_a_batch():
+    (batch,) = EpochBatches(3, 8, seed=0)
+    assert len(batch) == 8
+    assert set(batch) == {0, 1, 2}
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(run_script: Callable[..., Path], textures: list[str], tmp_path: Path):
+    settings = [*textures, "max_steps=4", "val_freq=4", "checkpoint_freq=2", "batch_size=8"]
+    alone = run_script(TRAIN, *settings, folder="alone")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+    together = tmp_path / "together"
+    result = subprocess.run(
+        [*launch, EAGLE / f"{TRAIN}.py", *settings, f"hydra.run.dir={together}"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("cluster mIoU") == 1  # it reports once
+    one, two = metrics(alone)[-1], metrics(together)[-1]
+    assert one["loss"] == pytest.approx(two["loss"], rel=0.2)
+    assert one["linear_accuracy"] == pytest.approx(two["linear_accuracy"], abs=10)
+
+
+def test_batches_too_small_for_the_processes(
+    refused: Callable[..., str], textures: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
+    assert "batch_size=2 cannot be shared by 2 processes" in refused(TRAIN, *textures, "batch_size=2")
