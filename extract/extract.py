@@ -102,6 +102,7 @@ def extract_eigs(
     K: int = 20,
     image_downsample_factor: int | None = None,
     image_color_lambda: float = 0.0,
+    color_grid: str = "cropped",
     multiprocessing: int = 0,
     solver: str = "auto",
     device: str = "auto",
@@ -130,8 +131,12 @@ def extract_eigs(
         threshold_at_zero: Negative affinities become 0.
         lapnorm: Normalised problem (D - W) x = l D x; else (D - W) x = l x.
         K: Number of eigenvectors, the constant one included.
-        image_downsample_factor: Pixels per cell of the eigenvectors, if not the patch size.
-        image_color_lambda: Weight of the colour affinity (published: 0 for localization, 10 for segmentation).
+        image_downsample_factor: Pixels per cell of the eigenvectors, if not the patch size; refused beside an affinity,
+            where the published code ignores it.
+        image_color_lambda: Weight of the colour affinity (published: 0 for localization, 10 for segmentation); refused
+            beside an affinity or if negative, where the published code ignores it.
+        color_grid: cropped takes colours from the part of the photograph that whole patches cover, where the features
+            lie; released from the whole photograph, squeezed into their grid, as the published code does.
         multiprocessing: Processes with one thread each; 0 works in this process with all threads.
         solver: auto, or dense for LAPACK always.
         device: auto, cpu, cuda, cuda:1, ...; on a GPU images of one size are solved together.
@@ -149,6 +154,7 @@ def extract_eigs(
         K=K,
         image_downsample_factor=image_downsample_factor,
         image_color_lambda=image_color_lambda,
+        color_grid=color_grid,
         solver=solver,
     )
     eigs.extract_eigs(images_root, features_dir, output_dir, settings, multiprocessing, device, overwrite)
@@ -191,6 +197,7 @@ def extract_single_region_segmentations(
     eigs_dir: str,
     output_dir: str,
     threshold: float = 0.0,
+    mask_format: str = "palette",
     multiprocessing: int = 0,
     overwrite: bool = False,
 ) -> None:
@@ -201,19 +208,23 @@ def extract_single_region_segmentations(
             --features_dir ../data/VOC2012/features/dino_vits16 --eigs_dir ../data/VOC2012/eigs/laplacian \
             --output_dir ../data/VOC2012/single_region_segmentation/patches/laplacian
 
-    Writes <output_dir>/<id>.png, a palette PNG with values 0 and 1, at the grid of the eigenvectors.
+    Writes <output_dir>/<id>.png at the grid of the eigenvectors.
 
     Args:
         features_dir: Output folder of extract_features.
         eigs_dir: Output folder of extract_eigs.
         output_dir: Folder of the masks.
         threshold: Entries above it are foreground.
+        mask_format: palette writes a palette PNG with values 0 and 1, which looks like a mask in any viewer; binary an
+            8-bit grey PNG with 0 and 255, which the published evaluation and other tools read.
         multiprocessing: Processes; 0 works in this one.
         overwrite: Redo masks that exist.
     """
     from spectralseg.commands import masks
 
-    masks.extract_single_region_segmentations(features_dir, eigs_dir, output_dir, threshold, multiprocessing, overwrite)
+    masks.extract_single_region_segmentations(
+        features_dir, eigs_dir, output_dir, threshold, mask_format, multiprocessing, overwrite
+    )
 
 
 def extract_multi_region_segmentations(
@@ -246,9 +257,11 @@ def extract_multi_region_segmentations(
         non_adaptive_num_segments: Number of segments otherwise.
         infer_bg_index: The segment that holds most of the image border becomes number 0, the background.
         kmeans_baseline: Cluster the features instead of the eigenvectors.
-        num_eigenvectors: Use eigenvectors 1 to this number.
+        num_eigenvectors: Use eigenvectors 1 to this number; below 1 is refused, where the published code counts from
+            the end (-2 leaves out the last one).
         multiprocessing: Processes; 0 works in this one.
-        seed: Of K-means (best of 10 starts).
+        seed: Of K-means (best of 10 starts; published: no seed, and scikit-learn's default of 10 starts before its
+            version 1.4, one since).
         overwrite: Redo segment maps that exist.
     """
     from spectralseg.commands import masks
@@ -293,8 +306,9 @@ def extract_bboxes(
         features_dir: Output folder of extract_features.
         segmentations_dir: Output folder of extract_multi_region_segmentations.
         output_file: File to write.
-        num_erode: Erosions with the 3x3 cross; one that would leave nothing is skipped.
-        num_dilate: Dilations after them.
+        num_erode: Erosions with the 3x3 cross; one that would leave nothing is skipped. A negative number is refused,
+            where the published code takes it for 0.
+        num_dilate: Dilations after them; likewise.
         skip_bg_index: Leave out segment 0.
         downsample_factor: Pixels per cell. Default: by the size of the segment map.
         overwrite: Redo a file that exists.
@@ -369,7 +383,8 @@ def extract_bbox_clusters(
         bbox_features_file: Output of extract_bbox_features.
         output_file: File to write.
         num_clusters: Number of clusters.
-        seed: Of mini-batch K-means (best of 3 starts) and PCA.
+        seed: Of mini-batch K-means (from the best of 3 initialisations; published: scikit-learn's default, 3 before its
+            version 1.4, one since) and PCA.
         pca_dim: Reduce the features to so many dimensions first; 0 does not.
         overwrite: Redo a file that exists.
     """
@@ -414,6 +429,7 @@ def extract_crf_segmentations(
     output_dir: str,
     num_classes: int = 21,
     downsample_factor: int = 16,
+    mask_format: str = "palette",
     multiprocessing: int = 0,
     w1: float = 10,
     alpha: float = 80,
@@ -440,6 +456,7 @@ def extract_crf_segmentations(
         output_dir: Folder of the sharpened maps.
         num_classes: Number of labels, background included: 2 for masks.
         downsample_factor: Patch size of the label maps, in pixels.
+        mask_format: palette, or binary for a grey PNG with 0 and 255 (two classes only).
         multiprocessing: Processes; 0 works in this one.
         w1: Weight of the bilateral term.
         alpha: Its spatial deviation in pixels.
@@ -459,6 +476,7 @@ def extract_crf_segmentations(
         output_dir,
         num_classes,
         downsample_factor,
+        mask_format,
         multiprocessing,
         CrfSettings(w1=w1, alpha=alpha, beta=beta, w2=w2, gamma=gamma, it=it),
         overwrite,
@@ -473,6 +491,8 @@ def run(
     K: int = 5,
     num_segments: int = 4,
     image_color_lambda: float = 0.0,
+    color_grid: str = "cropped",
+    mask_format: str = "palette",
     crf: bool = True,
     max_size: int = 640,
     batch_size: int = 1,
@@ -498,6 +518,8 @@ def run(
         K: Number of eigenvectors.
         num_segments: Number of segments.
         image_color_lambda: Weight of the colour affinity.
+        color_grid: As for extract_eigs.
+        mask_format: Of the masks in single_region_segmentation, as for extract_single_region_segmentations.
         crf: Sharpen masks and segments to the edges of the image.
         max_size: The stages work on copies whose longer side has at most so many pixels; masks and cut-outs have the
             size of the photographs.
@@ -515,7 +537,13 @@ def run(
         output,
         FeatureSettings(model_name=model_name, weights=weights, dtype=dtype),
         command.RunSettings(
-            K=K, num_segments=num_segments, image_color_lambda=image_color_lambda, crf=crf, max_size=max_size
+            K=K,
+            num_segments=num_segments,
+            image_color_lambda=image_color_lambda,
+            color_grid=color_grid,
+            mask_format=mask_format,
+            crf=crf,
+            max_size=max_size,
         ),
         batch_size,
         multiprocessing,

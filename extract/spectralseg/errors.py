@@ -1,8 +1,16 @@
 """Errors that a user can mend. The command line prints them as one line and exits with status 1."""
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Something given to a command is wrong or absent; the message says what, and what to do."""
+
+
+def check_choice(name: str, value: str, known: Iterable[str]) -> None:
+    """Raise an :class:`InputError` that lists what is known, if ``value`` of the argument ``name`` is not among it."""
+    if value not in known:
+        raise InputError(f"no {name} '{value}'; known are {', '.join(known)}")
 
 
 class OutputError(OSError):

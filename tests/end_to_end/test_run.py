@@ -94,6 +94,14 @@ def test_other_arguments_in_a_filled_folder(tmp_path: Path):
     with pytest.raises(SystemExit, match="K=5 instead of 6"):
         run(SAMPLES / "images", tmp_path, "--nocrf", "--K", 6)
     run(SAMPLES / "images", tmp_path, "--nocrf", "--K", 6, "--overwrite")
+    results = {path: path.read_bytes() for folder in ("masks", "cutouts") for path in (tmp_path / folder).glob("*.png")}
+    assert len(results) == 2 * 4
+    with pytest.raises(SystemExit, match="mask_format=palette instead of binary"):
+        run(SAMPLES / "images", tmp_path, "--nocrf", "--K", 6, "--mask_format", "binary")
+    run(SAMPLES / "images", tmp_path, "--nocrf", "--K", 6, "--mask_format", "binary", "--overwrite")
+    assert {path: path.read_bytes() for path in results} == results
+    patches = tmp_path / "single_region_segmentation" / "patches" / "coffee.png"
+    assert set(np.unique(np.array(Image.open(patches)))) == {0, 255}
 
 
 def test_without_pydensecrf_it_goes_on_and_says_so(

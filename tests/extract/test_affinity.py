@@ -11,9 +11,11 @@ from PIL import Image
 from scipy.sparse import coo_array
 from torch.nn import functional
 
+from spectralseg.errors import InputError
 from spectralseg.mathematics.affinity import (
     PANEL,
     add_sparse,
+    colour_affinity,
     colour_grid,
     feature_affinity,
     gram,
@@ -209,6 +211,25 @@ def test_colour_grid_crops_before_it_resizes():
     # Pillow's bilinear filter halves with weights (1, 3, 3, 1) / 8; at the border those inside are scaled to one
     expected = np.array([100 / 7, 100, (6 * 200 + 100) / 7]) / 255
     np.testing.assert_allclose(colours[0, :, 0], expected, atol=0.6 / 255)
+
+
+@pytest.mark.parametrize(("height", "width"), [(37, 50), (32, 48), (47, 33)])
+def test_released_grid_is_the_published_one(height, width):
+    """Published: the whole photograph, resized to the grid of its whole patches. No difference where none is cut."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    photograph, grid = Image.fromarray(pixels), (height // 16, width // 16)
+    theirs = np.array(photograph.resize((width // 16, height // 16), Image.BILINEAR)) / 255.0
+    covered = (grid[0] * 16, grid[1] * 16)
+    assert np.array_equal(colour_grid(photograph, covered, grid, "released"), theirs)
+    assert np.array_equal(colour_grid(photograph, covered, grid), theirs) == (covered == (height, width))
+
+
+def test_unknown_names_of_colour_are_refused():
+    image = Image.new("RGB", (4, 4))
+    with pytest.raises(InputError, match="^no color_grid 'padded'; known are cropped, released$"):
+        colour_affinity(image, (4, 4), (2, 2), color_grid="padded")
+    with pytest.raises(InputError, match="^no which_color_matrix 'lab'; known are knn, rw$"):
+        colour_affinity(image, (4, 4), (2, 2), "lab")
 
 
 def test_colour_grid_of_the_same_size_keeps_the_pixels():

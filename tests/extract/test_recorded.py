@@ -226,6 +226,21 @@ def test_every_recorded_eigenvector(setting, solver, eigs_inputs, tmp_path):
             assert record["step"] == (8 if setting.endswith("ds8") else 16)
 
 
+@pytest.mark.parametrize("setting", ["laplacian_knn10", "laplacian_rw10", "laplacian_knn10_ds8"])
+def test_colours_on_the_released_grid(setting, features, tmp_path):
+    """The published code's own grid of colours, on images whose sides are no multiples of the patch."""
+    flags = (*SETTINGS[setting], "--color_grid", "released")
+    with np.load(reference("eigs_released_grid.npz")) as recorded:
+        for model, images in (("dino_vits16", ("chelsea", "coffee")), ("dino_vits8", ("rocket",))):
+            ours = run_eigs(features / model, tmp_path / model, "--K", K, *flags)
+            more = run_eigs(features / model, tmp_path / f"{model}_more", "--K", 3 * K - 1, *flags, "--solver", "dense")
+            for image in images:
+                name = f"{setting}/{image}"
+                check_eigenvalues(ours[image]["eigenvalues"].numpy(), recorded[f"{name}/eigenvalues"], name)
+                vectors = ours[image]["eigenvectors"].numpy()
+                check_eigenvectors(vectors, recorded[f"{name}/eigenvectors"], more[image], name)
+
+
 def test_no_recorded_eigenvector_is_left_out():
     with np.load(reference("eigs.npz")) as recorded:
         expected = {f"patchstats/{image}/{field}" for image in ("astronaut", "rocket") for field in ("k", "shape")}

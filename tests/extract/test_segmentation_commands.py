@@ -86,6 +86,28 @@ def test_label_maps_are_palette_pngs_with_the_colours_of_voc(stages: Path, tmp_p
     assert {tuple(colour) for colour in colours[labels == 1]} == {(128, 0, 0)}
 
 
+def test_binary_masks_are_grey_with_0_and_255_and_every_command_takes_them(stages: Path, tmp_path: Path):
+    pytest.importorskip("pydensecrf")
+    images = ("--images_list", SAMPLES / "images.txt", "--images_root", SAMPLES / "images")
+    single, crf = "extract_single_region_segmentations", "extract_crf_segmentations"
+    for kind in ("palette", "binary"):
+        masks, sharp = ("--segmentations_dir", tmp_path / kind), ("--output_dir", tmp_path / f"{kind}_crf")
+        run(single, *both(stages), "--output_dir", tmp_path / kind, "--mask_format", kind)
+        run(crf, *images, *masks, *sharp, "--num_classes", 2, "--mask_format", kind)
+        boxes = ("--features_dir", stages / "features", "--output_file", tmp_path / kind / "boxes.pth")
+        run("extract_bboxes", *boxes, *masks)
+    for folder in ("{}", "{}_crf"):
+        for path in (tmp_path / folder.format("binary")).glob("*.png"):
+            with Image.open(path) as picture:
+                assert picture.mode == "L"
+            labels = read(tmp_path / folder.format("palette") / path.name)
+            np.testing.assert_array_equal(read(path), 255 * labels)
+            assert set(np.unique(labels)) <= {0, 1}
+    palette, binary = (torch.load(tmp_path / kind / "boxes.pth", weights_only=True) for kind in ("palette", "binary"))
+    assert [record["bboxes"] for record in palette] == [record["bboxes"] for record in binary]
+    assert json.loads((tmp_path / "binary" / "stage.json").read_text())["arguments"]["mask_format"] == "binary"
+
+
 def test_adaptive_number_of_segments(tmp_path: Path):
     rng = np.random.default_rng(0)
     features_file(tmp_path / "features", "a", 64, 96)
@@ -276,6 +298,12 @@ def test_three_hundred_boxes_of_many_sizes_are_batched_and_equal_one_by_one():
     ("command", "message"),
     [
         (("extract_bboxes", "--num_erode", -1), "--num_erode -1: must not be negative"),
+        (("extract_single_region_segmentations", "--mask_format", "grey"), "no mask_format 'grey'; known are palette,"),
+        (
+            ("extract_crf_segmentations", "--mask_format", "binary"),
+            "binary is for --num_classes 2, not 21; leave",
+        ),
+        (("extract_multi_region_segmentations", "--num_eigenvectors", -2), "--num_eigenvectors -2: must be at least 1"),
         (("extract_multi_region_segmentations", "--non_adaptive_num_segments", 0), "must be at least 1"),
         (("extract_multi_region_segmentations", "--non_adaptive_num_segments", 300), "at most 255"),
     ],
@@ -286,6 +314,9 @@ def test_impossible_arguments(
     folders = ("--features_dir", stages / "features")
     if command[0] == "extract_bboxes":
         folders += ("--segmentations_dir", tmp_path, "--output_file", tmp_path / "b.pth")
+    elif command[0] == "extract_crf_segmentations":
+        folders = ("--images_list", SAMPLES / "images.txt", "--images_root", SAMPLES / "images")
+        folders += ("--segmentations_dir", tmp_path, "--output_dir", tmp_path / "out")
     else:
         folders += ("--eigs_dir", stages / "eigs", "--output_dir", tmp_path / "out")
     assert message in refused(capsys, *command, *folders)

@@ -145,6 +145,24 @@ def test_a_damaged_description_is_an_error(text, tmp_path):
             read(tmp_path)
 
 
+def test_arguments_that_came_later_count_as_their_defaults(tmp_path):
+    """A folder written before color_grid existed, and one made from it: both go on, and other values are refused."""
+    old = ARGUMENTS | {"features": {"model_name": "lab_hog"}}
+    run_stage(tmp_path / "eigs", arguments=old)
+    run_stage(tmp_path / "masks", arguments={"threshold": 0.0, "eigs": old}, command="masks")
+    new = old | {"color_grid": "cropped"}
+    assert run_stage(tmp_path / "eigs", arguments=new) == []
+    made_from = provenance(tmp_path / "eigs")
+    assert made_from["color_grid"] == "cropped"
+    masks = {"threshold": 0.0, "mask_format": "palette", "eigs": made_from}
+    assert run_stage(tmp_path / "masks", arguments=masks, command="masks") == []
+    with pytest.raises(InputError, match="with color_grid=cropped instead of released; "):
+        run_stage(tmp_path / "eigs", arguments=old | {"color_grid": "released"})
+    other = {"mask_format": "binary", "eigs": made_from | {"color_grid": "released"}}
+    with pytest.raises(InputError, match="eigs.color_grid=cropped instead of released, mask_format=palette instead of"):
+        run_stage(tmp_path / "masks", arguments=masks | other, command="masks")
+
+
 # --- shares ---------------------------------------------------------------------------------------------------------
 
 

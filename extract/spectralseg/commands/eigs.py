@@ -10,10 +10,10 @@ import torch
 from scipy.sparse import coo_array
 from torch import Tensor
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import find_image, load_image, patch_grid
 from spectralseg.files.storage import compact, list_ids, load_features, save_record
-from spectralseg.mathematics.affinity import COLOUR_AFFINITIES, colour_grid
+from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
 from spectralseg.mathematics.eigen import AFFINITIES, LAPLACIANS, SOLVERS, spectral_eigenvectors
 from spectralseg.running.devices import keep_freed_memory, pick_device
 from spectralseg.running.stage import Stage, provenance
@@ -35,6 +35,7 @@ class EigenSettings:
     K: int = 20
     image_downsample_factor: int | None = None
     image_color_lambda: float = 0.0
+    color_grid: str = "cropped"
     solver: str = "auto"
 
     def check(self) -> None:
@@ -42,10 +43,10 @@ class EigenSettings:
         for name, known in (
             ("which_matrix", LAPLACIANS + AFFINITIES),
             ("which_color_matrix", tuple(COLOUR_AFFINITIES)),
+            ("color_grid", COLOR_GRIDS),
             ("solver", SOLVERS),
         ):
-            if getattr(self, name) not in known:
-                raise InputError(f"no {name} '{getattr(self, name)}'; known are {', '.join(known)}")
+            check_choice(name, getattr(self, name), known)
         if self.K < 1:
             raise InputError(f"--K {self.K}: ask for at least one eigenvector")
         if self.image_downsample_factor is not None and self.image_downsample_factor < 1:
@@ -143,7 +144,7 @@ def load_problem(images_root: Path, features_dir: Path, settings: EigenSettings,
                 f"the image in {images_root} has {image.width}x{image.height} pixels, its features came from "
                 f"{width}x{height}"
             )
-        colour = COLOUR_AFFINITIES[settings.which_color_matrix](colour_grid(image, covered, new_grid))
+        colour = colour_affinity(image, covered, new_grid, settings.which_color_matrix, settings.color_grid)
     about = {"id": image_id, "shape": record["shape"], "grid": new_grid, "step": step}
     about |= {name: record[name] for name in ("file", "resize", "center_crop") if name in record}
     return Problem(image_id, features[0], grid, new_grid, step, colour, about)
@@ -199,7 +200,7 @@ def _run_on_gpu(
         try:
             values, vectors = solve(problems, settings, device)
         except (InputError, torch.OutOfMemoryError, torch.linalg.LinAlgError) as error:
-            # One bad image must not take its batch along, and a batch too large is tried image by image.
+            # Image by image then: only the bad one fails, and a batch too large for the memory may fit one at a time.
             for problem in problems:
                 if len(problems) > 1:
                     flush([problem])

@@ -6,9 +6,17 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import patch_grid
-from spectralseg.files.storage import load_eigs, load_features, paired_ids, require_partner, save_labels
+from spectralseg.files.storage import (
+    MASK_FORMATS,
+    load_eigs,
+    load_features,
+    paired_ids,
+    require_partner,
+    save_labels,
+    save_mask,
+)
 from spectralseg.mathematics.regions import background_first, eigengap_segments, infer_grid, kmeans_segments
 from spectralseg.running.stage import Stage, provenance
 
@@ -18,13 +26,15 @@ def extract_single_region_segmentations(
     eigs_dir: str,
     output_dir: str,
     threshold: float = 0.0,
+    mask_format: str = "palette",
     multiprocessing: int = 0,
     overwrite: bool = False,
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
-    arguments = {"threshold": threshold, "eigs": provenance(eigs_dir)}
+    check_choice("mask_format", mask_format, MASK_FORMATS)
+    arguments = {"threshold": threshold, "mask_format": mask_format, "eigs": provenance(eigs_dir)}
     stage = Stage("extract_single_region_segmentations", output_dir, ".png", arguments, overwrite)
-    work = functools.partial(_single_region, Path(features_dir), Path(eigs_dir), stage.folder, threshold)
+    work = functools.partial(_single_region, Path(features_dir), Path(eigs_dir), stage.folder, threshold, mask_format)
     stage.run(work, stage.begin(paired_ids(features_dir, eigs_dir)), multiprocessing)
     stage.finish()
 
@@ -66,12 +76,14 @@ def extract_multi_region_segmentations(
     stage.finish()
 
 
-def _single_region(features_dir: Path, eigs_dir: Path, folder: Path, threshold: float, image_id: str) -> None:
+def _single_region(
+    features_dir: Path, eigs_dir: Path, folder: Path, threshold: float, mask_format: str, image_id: str
+) -> None:
     eigs, grid = _load(features_dir, eigs_dir, image_id)
     vectors = eigs["eigenvectors"].numpy()
     if len(vectors) < 2:
         raise InputError(f"{eigs_dir / image_id}.pth holds one eigenvector; the mask needs two (--K 2 or more)")
-    save_labels(folder / f"{image_id}.png", (vectors[1] > threshold).reshape(grid))
+    save_mask(folder / f"{image_id}.png", (vectors[1] > threshold).reshape(grid), mask_format)
 
 
 def _multi_region(

@@ -17,9 +17,10 @@ from spectralseg.commands import eigs, features, masks, semantic
 from spectralseg.commands.vis_eigs import Sources, load_card
 from spectralseg.drawing.page import Card, write_page
 from spectralseg.drawing.pictures import fit_height, label_picture
-from spectralseg.errors import ImagesFailed, InputError
+from spectralseg.errors import ImagesFailed, InputError, check_choice
 from spectralseg.files.images import EXTENSIONS, load_image
-from spectralseg.files.storage import atomic_write, load_labels, make_folder
+from spectralseg.files.storage import MASK_FORMATS, atomic_write, load_labels, make_folder
+from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.crf import require_pydensecrf, upscale_labels
 from spectralseg.running.stage import Stage, provenance
 
@@ -34,6 +35,8 @@ class RunSettings:
     K: int = 5
     num_segments: int = 4
     image_color_lambda: float = 0.0
+    color_grid: str = "cropped"
+    mask_format: str = "palette"
     crf: bool = True
     max_size: int = 640
 
@@ -80,10 +83,18 @@ def run(
     _write_list(folders, [image_id for image_id in photographs if image_id not in failures])
     listed, root = str(folders.images_list), str(folders.images)
     step(features.extract_features, listed, root, str(folders.features), feature_settings, batch_size, device)
-    eigen_settings = eigs.EigenSettings(K=settings.K, image_color_lambda=settings.image_color_lambda)
+    eigen_settings = eigs.EigenSettings(
+        K=settings.K, image_color_lambda=settings.image_color_lambda, color_grid=settings.color_grid
+    )
     step(eigs.extract_eigs, root, str(folders.features), str(folders.eigs), eigen_settings, multiprocessing, device)
     both = (str(folders.features), str(folders.eigs))
-    step(masks.extract_single_region_segmentations, *both, str(folders.mask_patches), multiprocessing=multiprocessing)
+    step(
+        masks.extract_single_region_segmentations,
+        *both,
+        str(folders.mask_patches),
+        mask_format=settings.mask_format,
+        multiprocessing=multiprocessing,
+    )
     step(
         masks.extract_multi_region_segmentations,
         *both,
@@ -93,11 +104,12 @@ def run(
     )
     patch_size = provenance(folders.features)["patch_size"]
     if crf:
-        for patches, sharp, classes in (
-            (folders.mask_patches, folders.mask_crf, 2),
-            (folders.segment_patches, folders.segment_crf, max(2, settings.num_segments)),
+        for patches, sharp, classes, mask_format in (
+            (folders.mask_patches, folders.mask_crf, 2, settings.mask_format),
+            (folders.segment_patches, folders.segment_crf, max(2, settings.num_segments), "palette"),
         ):
-            options = {"num_classes": classes, "downsample_factor": patch_size, "multiprocessing": multiprocessing}
+            options = {"num_classes": classes, "downsample_factor": patch_size, "mask_format": mask_format}
+            options["multiprocessing"] = multiprocessing
             step(semantic.extract_crf_segmentations, listed, root, str(patches), str(sharp), **options)
     finished = {image_id: name for image_id, name in photographs.items() if image_id not in failures}
     step(cut_out_objects, finished, Path(images), folders, crf, patch_size, multiprocessing)
@@ -113,6 +125,8 @@ def _check(settings: RunSettings) -> None:
         raise InputError(f"--K {settings.K}: a mask needs at least 2 eigenvectors")
     if not 1 <= settings.num_segments <= 255:
         raise InputError(f"--num_segments {settings.num_segments}: must be 1 to 255")
+    check_choice("color_grid", settings.color_grid, COLOR_GRIDS)
+    check_choice("mask_format", settings.mask_format, MASK_FORMATS)
     if settings.max_size < 1:
         raise InputError(f"--max_size {settings.max_size}: must be at least one pixel")
 
@@ -212,7 +226,7 @@ def _cut_out(
         width, height = working_copy.size
     mask = upscale_labels(load_labels(source / f"{image_id}.png"), height, width, patch_size)
     # A mask that was made on a reduced copy is enlarged smoothly, then made sharp again.
-    enlarged = Image.fromarray(mask * np.uint8(255)).resize(photograph.size, Image.Resampling.BICUBIC)
+    enlarged = Image.fromarray((mask > 0) * np.uint8(255)).resize(photograph.size, Image.Resampling.BICUBIC)
     alpha = enlarged.point(lambda value: 255 if value > 127 else 0)
     cutout = photograph.copy()
     cutout.putalpha(alpha)

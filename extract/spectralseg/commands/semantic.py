@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import load_image, read_images_list
-from spectralseg.files.storage import field, list_ids, load_labels, load_list, save_labels
+from spectralseg.files.storage import MASK_FORMATS, field, list_ids, load_labels, load_list, save_labels, save_mask
 from spectralseg.mathematics.clusters import semantic_map
 from spectralseg.mathematics.crf import CrfSettings, dense_crf, require_pydensecrf, upscale_labels
 from spectralseg.running.stage import Stage, describe_file, provenance
@@ -49,6 +49,7 @@ def extract_crf_segmentations(
     output_dir: str,
     num_classes: int = 21,
     downsample_factor: int = 16,
+    mask_format: str = "palette",
     multiprocessing: int = 0,
     settings: CrfSettings | None = None,
     overwrite: bool = False,
@@ -58,17 +59,21 @@ def extract_crf_segmentations(
     settings = settings or CrfSettings()
     if not 2 <= num_classes <= 256:
         raise InputError(f"--num_classes {num_classes}: there must be 2 to 256")
+    check_choice("mask_format", mask_format, MASK_FORMATS)
+    if mask_format == "binary" and num_classes != 2:
+        raise InputError(f"--mask_format binary is for --num_classes 2, not {num_classes}; leave it out")
     if downsample_factor < 1 or settings.it < 1:
         raise InputError("--downsample_factor and --it must be at least 1")
     files = read_images_list(images_list, images_root)
     if not Path(segmentations_dir).is_dir():
         raise InputError(f"no such segmentations_dir: {segmentations_dir}")
     arguments = {"num_classes": num_classes, "downsample_factor": downsample_factor, **vars(settings)}
+    arguments["mask_format"] = mask_format
     arguments["segmentations"] = provenance(segmentations_dir)
     stage = Stage("extract_crf_segmentations", output_dir, ".png", arguments, overwrite)
     paths = {image_id: Path(images_root) / name for image_id, name in files.items()}
     work = functools.partial(
-        _sharpen, paths, Path(segmentations_dir), stage.folder, num_classes, downsample_factor, settings
+        _sharpen, paths, Path(segmentations_dir), stage.folder, num_classes, downsample_factor, mask_format, settings
     )
     stage.run(work, stage.begin(files), multiprocessing)
     stage.finish()
@@ -80,6 +85,7 @@ def _sharpen(
     folder: Path,
     num_classes: int,
     step: int,
+    mask_format: str,
     settings: CrfSettings,
     image_id: str,
 ) -> None:
@@ -88,4 +94,5 @@ def _sharpen(
         labels = (labels > 0).astype(np.uint8)
     image = np.array(load_image(paths[image_id]))
     labels = upscale_labels(labels, *image.shape[:2], step)
-    save_labels(folder / f"{image_id}.png", dense_crf(image, labels, num_classes, settings))
+    path, sharp = folder / f"{image_id}.png", dense_crf(image, labels, num_classes, settings)
+    save_mask(path, sharp, mask_format) if num_classes == 2 else save_labels(path, sharp)

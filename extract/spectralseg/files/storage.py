@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spectralseg.errors import InputError, OutputError
+from spectralseg.errors import InputError, OutputError, check_choice
 
+MASK_FORMATS = ("palette", "binary")
 TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -227,6 +228,21 @@ def save_labels(path: str | Path, labels: np.ndarray) -> None:
 
     with atomic_write(path) as file:
         label_picture(labels).save(file, format="PNG")
+
+
+def save_mask(path: str | Path, mask: np.ndarray, mask_format: str = "palette") -> None:
+    """Write a mask (rows, columns), what is not 0 being foreground.
+
+    ``palette``: as :func:`save_labels`, with labels 0 and 1. ``binary``: an 8-bit grey PNG with 0 and 255, which the
+    published evaluation and other tools read.
+    """
+    check_choice("mask_format", mask_format, MASK_FORMATS)
+    foreground = np.asarray(mask) != 0
+    if mask_format == "palette":
+        save_labels(path, foreground)
+        return
+    with atomic_write(path) as file:
+        Image.fromarray(foreground * np.uint8(255)).save(file, format="PNG")
 
 
 def load_labels(path: str | Path) -> np.ndarray:

@@ -14,6 +14,9 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
+from spectralseg.errors import check_choice
+
+COLOR_GRIDS = ("cropped", "released")
 KNN_SETTINGS = ((20, 2.0), (10, 0.1))  # (neighbours, weight of the position beside the colour)
 RW_BETA = 900.0  # 1 / 0.033^2, rounded
 PANEL = 256  # rows of F F' at a time
@@ -51,24 +54,37 @@ def resize_features(features: Tensor, grid: tuple[int, int], new_grid: tuple[int
     return resized.flatten(2).transpose(1, 2)
 
 
-def colour_grid(image: Image.Image, cropped: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+def colour_grid(
+    image: Image.Image, covered: tuple[int, int], grid: tuple[int, int], color_grid: str = "cropped"
+) -> np.ndarray:
     """Colours of the cells of a grid.
 
     Parameters
     ----------
     image
         RGB photograph.
-    cropped
+    covered
         (H, W) in pixels: the part at the top left that whole patches cover.
     grid
-        (rows, columns) to resize it to (Pillow's bilinear filter).
+        (rows, columns) to resize to (Pillow's bilinear filter).
+    color_grid
+        ``cropped``: that part is resized, so that each cell has the colours of its own pixels. ``released``: the whole
+        photograph is, as in the published code, for reproduction: towards the right and the bottom, colours then lie up
+        to a patch beside their features.
 
     Returns
     -------
     np.ndarray
         (rows, columns, 3) float64 in [0, 1].
+
+    Raises
+    ------
+    InputError
+        An unknown ``color_grid``.
     """
-    image = image.crop((0, 0, cropped[1], cropped[0]))
+    check_choice("color_grid", color_grid, COLOR_GRIDS)
+    if color_grid == "cropped":
+        image = image.crop((0, 0, covered[1], covered[0]))
     return np.asarray(image.resize((grid[1], grid[0]), Image.Resampling.BILINEAR), dtype=np.float64) / 255
 
 
@@ -76,7 +92,8 @@ def knn_affinity(colours: np.ndarray, settings: Sequence[tuple[int, float]] = KN
     """Affinity of nearest neighbours in colour and position.
 
     Points are (r, g, b, w x, w y) with x, y in [0, 1] over columns and rows. For each (neighbours, w) of ``settings``
-    every directed edge from a point to a neighbour (a point is its own first) adds 1 to W_ij and to W_ji.
+    every directed edge from a point to a neighbour adds 1 to W_ij and to W_ji. Each point counts as one of its own
+    neighbours, the nearest.
 
     ``colours`` (rows, columns, 3) in [0, 1] -> sparse (T, T) float64 with repeated entries, to be summed.
     """
@@ -119,6 +136,22 @@ def rw_affinity(colours: np.ndarray, beta: float = RW_BETA) -> coo_array:
 
 
 COLOUR_AFFINITIES = {"knn": knn_affinity, "rw": rw_affinity}
+
+
+def colour_affinity(
+    image: Image.Image,
+    covered: tuple[int, int],
+    grid: tuple[int, int],
+    which_color_matrix: str = "knn",
+    color_grid: str = "cropped",
+) -> coo_array:
+    """Colour affinity (T, T) of a photograph's cells, T = rows * columns; parameters as for :func:`colour_grid`.
+
+    ``which_color_matrix`` is ``knn`` (:func:`knn_affinity`) or ``rw`` (:func:`rw_affinity`); another is an
+    :class:`InputError`.
+    """
+    check_choice("which_color_matrix", which_color_matrix, COLOUR_AFFINITIES)
+    return COLOUR_AFFINITIES[which_color_matrix](colour_grid(image, covered, grid, color_grid))
 
 
 def add_sparse(dense: Tensor, sparse: coo_array, factor: float) -> None:

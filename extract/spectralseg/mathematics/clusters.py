@@ -20,7 +20,8 @@ def cluster_features(features: np.ndarray, num_clusters: int, seed: int = 0, pca
     num_clusters
         At most N.
     seed
-        Of PCA and of the mini-batch K-means (batches of 4096, the best of 3 starts).
+        Of PCA and of the mini-batch K-means: batches of 4096, run once from the best of 3 initialisations. (The
+        published code names no number: scikit-learn's default, 3 before version 1.4 and 1 since.)
     pca_dim
         Reduce to so many dimensions first; 0: not at all.
 

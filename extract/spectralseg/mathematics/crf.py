@@ -114,8 +114,9 @@ def dense_crf(image: np.ndarray, labels: np.ndarray, num_classes: int, settings:
 def merge_absent(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Classes to tell apart, ascending, and for how many of ``num_classes`` each stands (float32).
 
-    Classes that no pixel has are alike in every term, and so in every mean-field iteration: the first of them stands
-    for all. A map of 21 classes that holds 5 takes half the time so.
+    All classes that no pixel of the map has start with the same unary energies, so mean-field inference gives them the
+    same probabilities at every step: computing the first of them is enough. It halves the time of a map that holds 5 of
+    21 classes.
     """
     counts = np.bincount(labels.ravel(), minlength=num_classes)
     present, absent = np.flatnonzero(counts), np.flatnonzero(counts == 0)

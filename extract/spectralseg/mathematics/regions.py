@@ -57,14 +57,16 @@ def infer_grid(height: int, width: int, cells: int) -> tuple[tuple[int, int], in
 def eigengap_segments(eigenvalues: np.ndarray) -> int:
     """Number of segments by the eigengap: index of the largest gap between consecutive eigenvalues, plus one.
 
-    The gap after the first eigenvalue (0 for a Laplacian) is left out: it is the largest for most images.
+    Eigenvalues may run up (Laplacians) or down (affinities). The gap after the first one is left out: it is the largest
+    for most images. The published code writes an affinity's eigenvalues upwards, beside eigenvectors from the largest
+    down, so that it counts the gaps from the wrong end there.
 
     Raises
     ------
     InputError
         Fewer than three eigenvalues.
     """
-    gaps = np.diff(np.asarray(eigenvalues, dtype=np.float64))
+    gaps = np.abs(np.diff(np.asarray(eigenvalues, dtype=np.float64)))
     if len(gaps) < 2:
         raise InputError(f"the eigengap needs at least 3 eigenvalues, not {len(eigenvalues)}")
     return int(np.argmax(gaps[1:])) + 2
@@ -73,6 +75,7 @@ def eigengap_segments(eigenvalues: np.ndarray) -> int:
 def kmeans_segments(points: np.ndarray, num_segments: int, seed: int = 0) -> np.ndarray:
     """K-means on the patches: points (T, d) -> labels (T,) in 0..num_segments-1, seeded, best of 10 starts.
 
+    (The published code sets no seed and no number of starts: scikit-learn's default, 10 before version 1.4, 1 since.)
     With fewer distinct points than segments each distinct point is a segment.
     """
     if num_segments < 1:

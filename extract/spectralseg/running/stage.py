@@ -27,6 +27,9 @@ from spectralseg.running.workers import attempt, map_processes
 
 DESCRIPTION_FILE = "stage.json"
 
+# Arguments that commands gained after folders had been written without them, and what those folders were made with.
+ADDED_ARGUMENTS = {"color_grid": "cropped", "mask_format": "palette"}
+
 
 def rank_and_world_size() -> tuple[int, int]:
     """This process's number and the number of processes, from the launcher's environment.
@@ -288,9 +291,12 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Names and values that differ; ``features.dtype`` for an argument of the stage before."""
+    """Names and values that differ; ``features.dtype`` for an argument of the stage before.
+
+    An argument that one side lacks has its default there if it is one of ``ADDED_ARGUMENTS``.
+    """
     for name in sorted(old.keys() | new.keys()):
-        before, after = old.get(name), new.get(name)
+        before, after = (side.get(name, ADDED_ARGUMENTS.get(name)) for side in (old, new))
         if isinstance(before, dict) and isinstance(after, dict):
             yield from _differing(before, after, f"{prefix}{name}.")
         elif before != after:
