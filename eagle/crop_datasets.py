@@ -20,7 +20,8 @@ from eagleseg.data.folders import open_source
 from eagleseg.data.settings import DataSettings, check_crops
 from eagleseg.data.sources import Source
 from spectralseg.errors import InputError
-from spectralseg.files.storage import atomic_write, make_folder, remove, remove_leftovers, save_labels
+from spectralseg.files.label_maps import save_labels
+from spectralseg.files.storage import atomic_write, make_folder, remove, remove_leftovers
 from spectralseg.running.hydra_app import run, to_settings
 from spectralseg.running.stage import Stage, describe, rank_and_world_size
 

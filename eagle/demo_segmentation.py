@@ -24,7 +24,8 @@ from eagleseg.evaluation.pictures import with_legend
 from eagleseg.evaluation.scores import as_classes
 from spectralseg.errors import InputError
 from spectralseg.files.images import to_tensor
-from spectralseg.files.storage import atomic_write, make_folder, save_labels
+from spectralseg.files.label_maps import save_labels
+from spectralseg.files.storage import atomic_write, make_folder
 from spectralseg.models.weights import fingerprint
 from spectralseg.running.devices import pick_device
 from spectralseg.running.hydra_app import run, run_folder, to_settings

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from spectralseg.files.images import patch_grid, to_tensor
+from spectralseg.files.label_maps import upscale_labels
 from spectralseg.mathematics.affinity import COLOUR_AFFINITIES, colour_grid
-from spectralseg.mathematics.crf import CrfSettings, dense_crf, upscale_labels
+from spectralseg.mathematics.crf import CrfSettings, dense_crf
 from spectralseg.mathematics.eigen import spectral_eigenvectors
 from spectralseg.mathematics.regions import background_first, bounding_box, kmeans_segments, largest_component
 from spectralseg.models.backbones import load_backbone

@@ -10,8 +10,7 @@ from PIL import Image
 
 from spectralseg.errors import InputError
 from spectralseg.files.images import EXTENSIONS, by_id, load_image
-from spectralseg.files.storage import load_labels
-from spectralseg.mathematics.crf import upscale_labels
+from spectralseg.files.label_maps import load_labels, upscale_labels
 
 Mask = NDArray[np.bool_]
 
@@ -110,7 +109,7 @@ def read_prediction(path: Path, shape: tuple[int, int], downsample: int | None) 
     ----------
     downsample
         Patch size of predictions at patches, which are enlarged as before the CRF
-        (:func:`spectralseg.mathematics.crf.upscale_labels`); None: they must have the size of the truth.
+        (:func:`spectralseg.files.label_maps.upscale_labels`); None: they must have the size of the truth.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from semanticseg.run_folder import BEST, load_model
 from semanticseg.settings import TrainSettings
 from spectralseg.errors import InputError
 from spectralseg.files.images import load_image, to_tensor
-from spectralseg.files.storage import save_labels
+from spectralseg.files.label_maps import save_labels
 from spectralseg.mathematics.matching import confusion_matrix
 from spectralseg.models.weights import fingerprint
 from spectralseg.running.stage import Stage

@@ -16,8 +16,8 @@ from semanticseg.settings import Data
 from spectralseg.commands.semantic import extract_crf_segmentations
 from spectralseg.errors import InputError
 from spectralseg.files.images import EXTENSIONS, by_id
-from spectralseg.files.storage import atomic_write, load_labels, make_folder
-from spectralseg.mathematics.crf import upscale_labels
+from spectralseg.files.label_maps import load_labels, upscale_labels
+from spectralseg.files.storage import atomic_write, make_folder
 
 Labels = NDArray[np.uint8]
 VOID = 255  # of masks and label maps

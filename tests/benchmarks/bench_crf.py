@@ -22,8 +22,9 @@ import numpy as np
 
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_image, load_image
-from spectralseg.files.storage import list_ids, load_labels
-from spectralseg.mathematics.crf import CERTAINTY, CrfSettings, dense_crf, infer, upscale_labels
+from spectralseg.files.label_maps import load_labels, upscale_labels
+from spectralseg.files.storage import list_ids
+from spectralseg.mathematics.crf import CERTAINTY, CrfSettings, dense_crf, infer
 
 EXTRACT = Path(__file__).resolve().parents[2] / "extract" / "extract.py"
 

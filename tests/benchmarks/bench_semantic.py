@@ -26,7 +26,7 @@ SIZE = (375, 500)
 
 def write_pairs(root: Path, count: int) -> None:
     """``count`` label maps and true masks in VOC's layout, below ``root``; kept if they are there."""
-    from spectralseg.files.storage import save_labels
+    from spectralseg.files.label_maps import save_labels
 
     masks, segments = root / "VOCdevkit" / "VOC2012" / "SegmentationClass", root / "segmaps"
     listed = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt"
@@ -55,7 +55,7 @@ def measure(role: str, root: Path) -> None:
     from semanticseg.evaluation import count
     from semanticseg.pseudolabels import pair, read_ids
     from semanticseg.settings import Data, Loader, Transform
-    from spectralseg.files.storage import load_labels
+    from spectralseg.files.label_maps import load_labels
 
     voc = root / "VOCdevkit" / "VOC2012"
     listed = voc / "ImageSets" / "Segmentation" / "val.txt"

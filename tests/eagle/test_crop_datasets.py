@@ -23,7 +23,7 @@ from running import contents, environment
 from shared_data import PROJECT
 from spectralseg.commands.features import FeatureSettings, extract_features
 from spectralseg.errors import InputError
-from spectralseg.files.storage import load_labels
+from spectralseg.files.label_maps import load_labels
 from spectralseg.models.backbones import load_backbone
 
 NAME = "mine_five_crop_0.5"

@@ -10,7 +10,8 @@ from PIL import Image
 
 from shared_data import SAMPLES, reference
 from spectralseg.errors import InputError
-from spectralseg.mathematics.crf import CrfSettings, dense_crf, infer, merge_absent, require_pydensecrf, upscale_labels
+from spectralseg.files.label_maps import upscale_labels
+from spectralseg.mathematics.crf import CrfSettings, dense_crf, infer, merge_absent, require_pydensecrf
 
 CASES = [(image, classes, patch) for image in ("astronaut", "coffee") for classes, patch in ((2, 16), (21, 16), (4, 8))]
 

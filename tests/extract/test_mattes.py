@@ -14,7 +14,7 @@ from scipy import ndimage
 import extract
 from shared_data import SAMPLES
 from spectralseg.errors import InputError
-from spectralseg.files.storage import save_labels
+from spectralseg.files.label_maps import save_labels
 from spectralseg.mathematics import matting
 from spectralseg.mathematics.matting import cut_out, default_band, estimate_alpha, trimap
 from spectralseg.mathematics.regions import CROSS

@@ -14,8 +14,9 @@ from PIL import Image
 from spectralseg.commands import vis_eigs as command
 from spectralseg.commands.vis_eigs import vis_eigs
 from spectralseg.drawing.page import Card, write_page
-from spectralseg.drawing.pictures import NO_DATA, label_picture
+from spectralseg.drawing.pictures import NO_DATA
 from spectralseg.errors import InputError, OutputError
+from spectralseg.files.label_maps import label_picture
 from spectralseg.files.storage import save_record
 
 

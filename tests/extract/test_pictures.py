@@ -17,11 +17,10 @@ from spectralseg.drawing.pictures import (
     contact_sheet,
     eigenvector_picture,
     fit_height,
-    label_picture,
     on_checkerboard,
     overlay,
-    voc_palette,
 )
+from spectralseg.files.label_maps import label_picture, voc_palette
 
 VIRIDIS_LOW, VIRIDIS_MIDDLE, VIRIDIS_HIGH = (68, 1, 84), (33, 145, 140), (253, 231, 37)
 

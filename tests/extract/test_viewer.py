@@ -25,10 +25,8 @@ from shared_data import SAMPLES
 from spectralseg.commands import viewer, viewer_sources
 from spectralseg.commands.viewer import draw_boxes, enlarge, panels
 from spectralseg.commands.viewer_sources import Box, LabelIndex, load_sources, missing_label_maps
-from spectralseg.drawing.pictures import label_picture
 from spectralseg.errors import InputError
-from spectralseg.files.storage import save_labels
-from spectralseg.mathematics.crf import upscale_labels
+from spectralseg.files.label_maps import label_picture, save_labels, upscale_labels
 from spectralseg.running.fire_app import main
 
 COUNT, WIDTH, HEIGHT = 40, 100, 70

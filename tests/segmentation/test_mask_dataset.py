@@ -10,7 +10,7 @@ from PIL import Image
 from objectseg.dataset import View, find_files, pair, read, read_prediction, read_soft, read_truth
 from objectseg.metrics import MeanScores
 from spectralseg.errors import InputError
-from spectralseg.mathematics.crf import upscale_labels
+from spectralseg.files.label_maps import upscale_labels
 
 CHECKS = np.indices((6, 8)).sum(axis=0) % 3 == 0
 

@@ -15,7 +15,7 @@ from PIL import Image
 import extract
 from running import environment, error_line
 from shared_data import PROJECT, SAMPLES, shared
-from spectralseg.mathematics.crf import upscale_labels
+from spectralseg.files.label_maps import upscale_labels
 from spectralseg.running.fire_app import main as extract_main
 from spectralseg.running.hydra_app import run
 

@@ -19,7 +19,7 @@ from semanticseg.pseudolabels import (
 )
 from semanticseg.settings import Data, Loader, Transform
 from spectralseg.errors import InputError
-from spectralseg.mathematics.crf import upscale_labels
+from spectralseg.files.label_maps import upscale_labels
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from spectralseg.errors import InputError
 from spectralseg.files.images import load_image
-from spectralseg.files.storage import load_labels
+from spectralseg.files.label_maps import load_labels
 
 VOID = 255  # of the label maps here; -1 in the data set's items, because losses and metrics leave that out
 MAX_CLASSES = 254

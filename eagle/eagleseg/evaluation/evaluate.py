@@ -24,7 +24,8 @@ from eagleseg.evaluation.probabilities import cluster_log_probabilities, image_c
 from eagleseg.evaluation.scores import NAMES, ProbeCounts, as_classes, scores
 from spectralseg.drawing.charts import confusion_picture
 from spectralseg.errors import InputError
-from spectralseg.files.storage import atomic_write, make_folder, save_labels
+from spectralseg.files.label_maps import save_labels
+from spectralseg.files.storage import atomic_write, make_folder
 from spectralseg.mathematics.crf import EAGLE_CRF, refine_probabilities
 from spectralseg.running.progress import progress_bar
 from spectralseg.running.workers import stream

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from spectralseg.drawing.pictures import GAP, INK, PAPER, caption_font, contact_sheet, overlay, voc_palette
+from spectralseg.drawing.pictures import GAP, INK, PAPER, caption_font, contact_sheet, overlay
+from spectralseg.files.label_maps import voc_palette
 
 FONT_SIZE = 14
 VEIL = 0.6

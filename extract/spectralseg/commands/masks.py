@@ -8,15 +8,8 @@ from threadpoolctl import threadpool_limits
 
 from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import patch_grid
-from spectralseg.files.storage import (
-    MASK_FORMATS,
-    load_eigs,
-    load_features,
-    paired_ids,
-    require_partner,
-    save_labels,
-    save_mask,
-)
+from spectralseg.files.label_maps import MASK_FORMATS, save_labels, save_mask
+from spectralseg.files.storage import load_eigs, load_features, paired_ids, require_partner
 from spectralseg.mathematics.regions import background_first, eigengap_segments, infer_grid, kmeans_segments
 from spectralseg.running.stage import Stage, provenance
 

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from spectralseg.errors import InputError
 from spectralseg.files.images import load_image, read_images_list
-from spectralseg.files.storage import atomic_write, load_labels
-from spectralseg.mathematics.crf import upscale_labels
+from spectralseg.files.label_maps import load_labels, upscale_labels
+from spectralseg.files.storage import atomic_write
 from spectralseg.mathematics.matting import METHODS, cut_out, default_band, require_pymatting, trimap
 from spectralseg.running.stage import Stage, provenance
 

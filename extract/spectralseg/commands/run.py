@@ -16,12 +16,13 @@ from spectralseg.api import object_box
 from spectralseg.commands import eigs, features, masks, semantic
 from spectralseg.commands.vis_eigs import Sources, load_card
 from spectralseg.drawing.page import Card, write_page
-from spectralseg.drawing.pictures import fit_height, label_picture
+from spectralseg.drawing.pictures import fit_height
 from spectralseg.errors import ImagesFailed, InputError, check_choice
 from spectralseg.files.images import EXTENSIONS, load_image
-from spectralseg.files.storage import MASK_FORMATS, atomic_write, load_labels, make_folder
+from spectralseg.files.label_maps import MASK_FORMATS, label_picture, load_labels, upscale_labels
+from spectralseg.files.storage import atomic_write, make_folder
 from spectralseg.mathematics.affinity import COLOR_GRIDS
-from spectralseg.mathematics.crf import require_pydensecrf, upscale_labels
+from spectralseg.mathematics.crf import require_pydensecrf
 from spectralseg.running.stage import Stage, provenance
 
 THUMBNAIL_HEIGHT = 180

@@ -7,9 +7,10 @@ import numpy as np
 
 from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import load_image, read_images_list
-from spectralseg.files.storage import MASK_FORMATS, field, list_ids, load_labels, load_list, save_labels, save_mask
+from spectralseg.files.label_maps import MASK_FORMATS, load_labels, save_labels, save_mask, upscale_labels
+from spectralseg.files.storage import field, list_ids, load_list
 from spectralseg.mathematics.clusters import semantic_map
-from spectralseg.mathematics.crf import CrfSettings, dense_crf, require_pydensecrf, upscale_labels
+from spectralseg.mathematics.crf import CrfSettings, dense_crf, require_pydensecrf
 from spectralseg.running.stage import Stage, describe_file, provenance
 
 

@@ -19,11 +19,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from spectralseg.commands.viewer_sources import Box, LabelIndex, Sources, load_sources, missing_label_maps, time_stamp
-from spectralseg.drawing.pictures import caption_font, fit_height, label_picture, overlay, voc_palette
+from spectralseg.drawing.pictures import caption_font, fit_height, overlay
 from spectralseg.errors import InputError
 from spectralseg.files.images import load_image
-from spectralseg.files.storage import load_labels
-from spectralseg.mathematics.crf import upscale_labels
+from spectralseg.files.label_maps import label_picture, load_labels, upscale_labels, voc_palette
 from spectralseg.mathematics.regions import STEPS
 
 ALL = "all images"

@@ -11,7 +11,8 @@ import numpy as np
 
 from spectralseg.errors import InputError
 from spectralseg.files.images import read_images_list
-from spectralseg.files.storage import field, load_labels, load_list
+from spectralseg.files.label_maps import load_labels
+from spectralseg.files.storage import field, load_list
 from spectralseg.running.stage import DESCRIPTION_FILE, describe
 
 

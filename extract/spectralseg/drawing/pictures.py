@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from spectralseg.files.label_maps import label_picture
+
 NO_DATA = (226, 226, 226)  # light grey: pixels outside the grid, and cells that are not finite
 PAPER, INK = (255, 255, 255), (38, 38, 38)
 CONSTANT = 1e-3  # a spread below this share of the largest magnitude is rounding, not structure
@@ -117,44 +119,6 @@ def _heat_map(positions: NDArray[np.float64], size: tuple[int, int], step: float
     resampling = Image.Resampling.BOX if shrinks else Image.Resampling.NEAREST
     picture = Image.new("RGB", size, NO_DATA)
     picture.paste(Image.fromarray(pixels).resize(covered, resampling))
-    return picture
-
-
-@functools.cache
-def voc_palette() -> tuple[int, ...]:
-    """The colour map of PASCAL VOC for 256 labels: 768 values in [0, 255], r, g, b of label 0 first.
-
-    Bit 3j of a label is bit 7 - j of its red, bit 3j + 1 of its green, bit 3j + 2 of its blue (VOC development kit,
-    ``VOClabelcolormap.m``).
-    """
-    return tuple(
-        sum(((label >> (3 * j + channel)) & 1) << (7 - j) for j in range(3))
-        for label in range(256)
-        for channel in range(3)
-    )
-
-
-def label_picture(label_map: ArrayLike) -> Image.Image:
-    """A palette image of a label map: pixel values stay the labels, viewers show VOC colours.
-
-    Parameters
-    ----------
-    label_map
-        (rows, columns) booleans or whole numbers in [0, 255].
-
-    Raises
-    ------
-    ValueError
-        The map is not two-dimensional, or a label does not fit into a byte.
-    """
-    labels = np.asarray(label_map)
-    if labels.ndim != 2:
-        raise ValueError(f"expected a (rows, columns) label map, got shape {labels.shape}")
-    as_bytes = labels.astype(np.uint8)
-    if not np.array_equal(as_bytes, labels):
-        raise ValueError(f"labels must be whole numbers from 0 to 255, got {labels.min()} to {labels.max()}")
-    picture = Image.fromarray(as_bytes)
-    picture.putpalette(voc_palette())
     return picture
 
 

@@ -1,4 +1,20 @@
-"""Names of the classes of data sets, in the order of their label numbers."""
+"""Label maps: their files, colours and sizes, and the names of the labels in the data sets.
+
+A label map is an array (rows, columns) of whole numbers in [0, 255]: of the pixels of an image, of its patches, or of a
+finer grid within these. A mask is one with two labels.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from spectralseg.errors import InputError, check_choice
+from spectralseg.files.storage import atomic_write
+
+MASK_FORMATS = ("palette", "binary")
 
 # PASCAL VOC: 0 is the background, 255 in a mask is void.
 VOC_CLASSES = (
@@ -23,3 +39,128 @@ CITYSCAPES_27_CLASSES = (
 )
 
 POTSDAM_3_CLASSES = ("roads and cars", "buildings and clutter", "vegetation and trees")
+
+
+# --- files ---
+
+
+def save_labels(path: str | Path, labels: np.ndarray) -> None:
+    """Write a label map (rows, columns) as a palette PNG: values stay label indices, and viewers show VOC's colours."""
+    with atomic_write(path) as file:
+        label_picture(labels).save(file, format="PNG")
+
+
+def save_mask(path: str | Path, mask: np.ndarray, mask_format: str = "palette") -> None:
+    """Write a mask (rows, columns), what is not 0 being foreground.
+
+    ``palette``: as :func:`save_labels`, with labels 0 and 1. ``binary``: an 8-bit grey PNG with 0 and 255, which the
+    published evaluation and other tools read.
+    """
+    check_choice("mask_format", mask_format, MASK_FORMATS)
+    foreground = np.asarray(mask) != 0
+    if mask_format == "palette":
+        save_labels(path, foreground)
+        return
+    with atomic_write(path) as file:
+        Image.fromarray(foreground * np.uint8(255)).save(file, format="PNG")
+
+
+def load_labels(path: str | Path) -> np.ndarray:
+    """Read a label map: palette, grey or 1-bit PNG -> (rows, columns) uint8.
+
+    Raises
+    ------
+    InputError
+        The file is absent, damaged, or a colour picture.
+    """
+    try:
+        with Image.open(path) as file:
+            labels = np.array(file)
+    except FileNotFoundError:
+        raise InputError(f"no such label map: {path}") from None
+    except Exception as error:  # Pillow's decoders raise many types
+        raise InputError(f"{path} cannot be read as a label map: {error}") from None
+    if labels.ndim != 2 or (labels.size and labels.max() > 255):
+        raise InputError(f"{path} is a picture of mode {file.mode}, not a label map (palette, grey or 1-bit PNG)")
+    return labels.astype(np.uint8)
+
+
+# --- colours ---
+
+
+@functools.cache
+def voc_palette() -> tuple[int, ...]:
+    """The colour map of PASCAL VOC for 256 labels: 768 values in [0, 255], r, g, b of label 0 first.
+
+    Bit 3j of a label is bit 7 - j of its red, bit 3j + 1 of its green, bit 3j + 2 of its blue (VOC development kit,
+    ``VOClabelcolormap.m``).
+    """
+    return tuple(
+        sum(((label >> (3 * j + channel)) & 1) << (7 - j) for j in range(3))
+        for label in range(256)
+        for channel in range(3)
+    )
+
+
+def label_picture(label_map: ArrayLike) -> Image.Image:
+    """A palette image of a label map: pixel values stay the labels, viewers show VOC colours.
+
+    Parameters
+    ----------
+    label_map
+        (rows, columns) booleans or whole numbers in [0, 255].
+
+    Raises
+    ------
+    InputError
+        The map is not two-dimensional, or a label does not fit into a byte.
+    """
+    labels = np.asarray(label_map)
+    if labels.ndim != 2:
+        raise InputError(f"expected a (rows, columns) label map, got shape {labels.shape}")
+    as_bytes = labels.astype(np.uint8)
+    if not np.array_equal(as_bytes, labels):
+        raise InputError(f"labels must be whole numbers from 0 to 255, got {labels.min()} to {labels.max()}")
+    picture = Image.fromarray(as_bytes)
+    picture.putpalette(voc_palette())
+    return picture
+
+
+# --- sizes ---
+
+
+def upscale_labels(labels: np.ndarray, height: int, width: int, step: int) -> np.ndarray:
+    """Label map at patches -> label map at pixels: every patch gives its label to its own pixels.
+
+    Parameters
+    ----------
+    labels
+        (rows, columns) label map of an image of ``height`` x ``width`` pixels: of its patches, of a finer grid within
+        these, or of its pixels. Of any dtype.
+    step
+        Patch size in pixels.
+
+    Returns
+    -------
+    np.ndarray
+        (height, width). The part that whole patches cover is the map enlarged to that part; the border at the right and
+        bottom, which belongs to no patch, is taken from the map stretched over the whole image.
+    """
+    full = stretch_labels(labels, height, width)
+    covered = (height // step * step, width // step * step)
+    if labels.shape != (height, width) and 0 not in covered:
+        full[: covered[0], : covered[1]] = stretch_labels(labels, *covered)
+    return full
+
+
+def stretch_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Label map (rows, columns) of any dtype resized to (height, width) by nearest neighbour, as OpenCV does it.
+
+    Pixel x takes column floor(x * columns / width), in double precision. So do the published evaluations, by
+    ``cv2.INTER_NEAREST``; Pillow and torchvision take the column below the centre of the pixel instead.
+    """
+    rows, columns = (
+        np.minimum(np.arange(size) * (1 / (size / cells)), cells - 1).astype(np.intp)  # OpenCV's order of operations
+        for size, cells in zip((height, width), labels.shape, strict=True)
+    )
+    return labels.take(columns, axis=1).take(rows, axis=0)  # many times faster than indexing at once

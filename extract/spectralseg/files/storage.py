@@ -15,12 +15,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from spectralseg.errors import InputError, OutputError, check_choice
+from spectralseg.errors import InputError, OutputError
 
-MASK_FORMATS = ("palette", "binary")
 TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -220,49 +218,6 @@ def list_ids(folder: str | Path, suffix: str) -> list[str]:
     if not ids:
         raise InputError(f"no *{suffix} file in {folder}: run the stage before this one first")
     return ids
-
-
-def save_labels(path: str | Path, labels: np.ndarray) -> None:
-    """Write a label map (rows, columns) as a palette PNG: values stay label indices, and viewers show VOC's colours."""
-    from spectralseg.drawing.pictures import label_picture
-
-    with atomic_write(path) as file:
-        label_picture(labels).save(file, format="PNG")
-
-
-def save_mask(path: str | Path, mask: np.ndarray, mask_format: str = "palette") -> None:
-    """Write a mask (rows, columns), what is not 0 being foreground.
-
-    ``palette``: as :func:`save_labels`, with labels 0 and 1. ``binary``: an 8-bit grey PNG with 0 and 255, which the
-    published evaluation and other tools read.
-    """
-    check_choice("mask_format", mask_format, MASK_FORMATS)
-    foreground = np.asarray(mask) != 0
-    if mask_format == "palette":
-        save_labels(path, foreground)
-        return
-    with atomic_write(path) as file:
-        Image.fromarray(foreground * np.uint8(255)).save(file, format="PNG")
-
-
-def load_labels(path: str | Path) -> np.ndarray:
-    """Read a label map: palette, grey or 1-bit PNG -> (rows, columns) uint8.
-
-    Raises
-    ------
-    InputError
-        The file is absent, damaged, or a colour picture.
-    """
-    try:
-        with Image.open(path) as file:
-            labels = np.array(file)
-    except FileNotFoundError:
-        raise InputError(f"no such label map: {path}") from None
-    except Exception as error:  # Pillow's decoders raise many types
-        raise InputError(f"{path} cannot be read as a label map: {error}") from None
-    if labels.ndim != 2 or (labels.size and labels.max() > 255):
-        raise InputError(f"{path} is a picture of mode {file.mode}, not a label map (palette, grey or 1-bit PNG)")
-    return labels.astype(np.uint8)
 
 
 def load_list(path: str | Path) -> list[dict[str, Any]]:

@@ -44,36 +44,6 @@ def require_pydensecrf() -> Any:
     return densecrf
 
 
-def upscale_labels(labels: np.ndarray, height: int, width: int, step: int) -> np.ndarray:
-    """Label map at patches -> label map at pixels, by nearest neighbour.
-
-    Parameters
-    ----------
-    labels
-        (rows, columns) label map of an image of ``height`` x ``width`` pixels: of its patches, of a finer grid within
-        these, or of its pixels.
-    step
-        Patch size in pixels.
-
-    Returns
-    -------
-    np.ndarray
-        (height, width). The part that whole patches cover is the map enlarged to that part; the border at the right and
-        bottom is taken from the map enlarged to the whole image.
-    """
-    full = _nearest(labels, height, width)
-    covered = (height // step * step, width // step * step)
-    if labels.shape != (height, width) and 0 not in covered:
-        full[: covered[0], : covered[1]] = _nearest(labels, *covered)
-    return full
-
-
-def _nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:
-    rows, columns = labels.shape
-    widened = labels.take(np.arange(width) * columns // width, axis=1)  # many times faster than indexing at once
-    return widened.take(np.arange(height) * rows // height, axis=0)
-
-
 def dense_crf(image: np.ndarray, labels: np.ndarray, num_classes: int, settings: CrfSettings) -> np.ndarray:
     """Sharpen a label map.
 
