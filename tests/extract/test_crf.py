@@ -1,4 +1,4 @@
-"""The dense CRF: recorded label maps, upscaling by hand, errors."""
+"""The dense CRF: recorded label maps, errors."""
 
 import builtins
 
@@ -26,33 +26,6 @@ def test_recorded_label_maps(image: str, classes: int, patch: int):
     np.testing.assert_array_equal(upscaled, recorded[f"{key}/upscaled"])
     labels = dense_crf(pixels, upscaled, classes, CrfSettings())
     assert (labels == recorded[f"{key}/labels"]).mean() >= 0.999
-
-
-def test_upscaling_by_hand():
-    # 5x5 pixels, patches of 2: the 4x4 at the top left patch by patch, the rest from the map stretched to 5x5
-    upscaled = upscale_labels(np.array([[1, 2], [3, 4]], dtype=np.uint8), 5, 5, 2)
-    expected = [
-        [1, 1, 2, 2, 2],
-        [1, 1, 2, 2, 2],
-        [3, 3, 4, 4, 2],
-        [3, 3, 4, 4, 4],
-        [3, 3, 3, 4, 4],
-    ]
-    np.testing.assert_array_equal(upscaled, expected)
-
-
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 3), st.integers(0, 3))
-def test_upscaling_repeats_whole_patches(rows: int, columns: int, below: int, right: int):
-    labels = np.arange(rows * columns, dtype=np.uint8).reshape(rows, columns)
-    upscaled = upscale_labels(labels, 4 * rows + below, 4 * columns + right, 4)
-    np.testing.assert_array_equal(upscaled[: 4 * rows : 4, : 4 * columns : 4], labels)
-    np.testing.assert_array_equal(upscaled[3 : 4 * rows : 4, 3 : 4 * columns : 4], labels)
-
-
-def test_full_size_maps_stay_and_small_images_work():
-    labels = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    np.testing.assert_array_equal(upscale_labels(labels, 2, 3, 16), labels)
-    np.testing.assert_array_equal(upscale_labels(labels[:1, :1], 3, 5, 16), np.zeros((3, 5)))
 
 
 def test_edges_move_to_the_edges_of_the_image():

@@ -1,7 +1,5 @@
 """Pictures: geometry and colours worked out by hand, and what must hold for any input."""
 
-import io
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,54 +18,9 @@ from spectralseg.drawing.pictures import (
     on_checkerboard,
     overlay,
 )
-from spectralseg.files.label_maps import label_picture, voc_palette
+from spectralseg.files.label_maps import label_picture
 
 VIRIDIS_LOW, VIRIDIS_MIDDLE, VIRIDIS_HIGH = (68, 1, 84), (33, 145, 140), (253, 231, 37)
-
-
-# Label colours
-
-
-def test_voc_palette_begins_with_the_published_colours():
-    palette = np.array(voc_palette()).reshape(256, 3).tolist()
-    assert palette[:8] == [
-        [0, 0, 0],
-        [128, 0, 0],
-        [0, 128, 0],
-        [128, 128, 0],
-        [0, 0, 128],
-        [128, 0, 128],
-        [0, 128, 128],
-        [128, 128, 128],
-    ]
-    assert palette[8] == [64, 0, 0]  # bit 3 is the second bit of red
-    assert palette[15] == [192, 128, 128]  # person
-    assert palette[255] == [224, 224, 192]  # void
-    assert len({tuple(colour) for colour in palette}) == 256
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_label_picture_keeps_the_labels_through_a_file(seed):
-    labels = np.random.default_rng(seed).integers(0, 256, (3, 5))
-    file = io.BytesIO()
-    label_picture(labels).save(file, "PNG")
-    read = Image.open(file)
-    assert read.mode == "P"
-    np.testing.assert_array_equal(np.array(read), labels)
-    colours = np.array(voc_palette()).reshape(256, 3)
-    np.testing.assert_array_equal(np.array(read.convert("RGB")), colours[labels])
-
-
-def test_label_picture_of_a_mask_shows_and_holds_ones():
-    picture = label_picture(np.array([[False, True]]))
-    assert np.array(picture).tolist() == [[0, 1]]
-    assert picture.convert("RGB").getpixel((1, 0)) == (128, 0, 0)
-
-
-@pytest.mark.parametrize("labels", [[[256]], [[-1]], [[0.5]], [0, 1], [[[0]]]])
-def test_label_picture_refuses_what_is_no_label_map(labels):
-    with pytest.raises(ValueError):
-        label_picture(np.array(labels))
 
 
 def test_overlay_mixes_labelled_pixels_and_leaves_label_0():
