@@ -11,8 +11,8 @@ from torch import Tensor
 from objectloc.options import DetectorOptions
 from spectralseg.errors import InputError
 from spectralseg.files.images import patch_grid
+from spectralseg.files.label_maps import infer_grid
 from spectralseg.files.storage import field, load_eigs, load_features
-from spectralseg.mathematics.regions import infer_grid
 
 MATRICES = {"laplacian": "laplacian", "matting": "laplacian", "affinity": "affinity"}  # first word of a name -> kind
 

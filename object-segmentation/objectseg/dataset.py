@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import EXTENSIONS, by_id, load_image
-from spectralseg.files.label_maps import load_labels, upscale_labels
+from spectralseg.files.label_maps import ENLARGE, load_labels, stretch_labels, upscale_labels
 
 Mask = NDArray[np.bool_]
 
@@ -102,14 +102,15 @@ def read_truth(path: Path) -> Mask:
     return np.asarray(load_image(path))[..., 0] > 127
 
 
-def read_prediction(path: Path, shape: tuple[int, int], downsample: int | None) -> Mask:
+def read_prediction(path: Path, shape: tuple[int, int], downsample: int | None, enlarge: str = "patches") -> Mask:
     """Predicted mask at the size of the truth, ``shape`` (H, W).
 
     Parameters
     ----------
     downsample
-        Patch size of predictions at patches, which are enlarged as before the CRF
-        (:func:`spectralseg.files.label_maps.upscale_labels`); None: they must have the size of the truth.
+        Patch size of predictions at patches; None: they must have the size of the truth.
+    enlarge
+        How predictions at patches are enlarged, see :func:`at_pixels`.
 
     Raises
     ------
@@ -120,13 +121,15 @@ def read_prediction(path: Path, shape: tuple[int, int], downsample: int | None) 
     if not (np.isin(values, (0, 1)).all() or np.isin(values, (0, 255)).all()):
         some = ", ".join(map(str, np.unique(values)[:6]))
         raise InputError(f"{path} holds the values {some}: a mask has 0 and 1, or 0 and 255")
-    return _at_pixels(values > 0, path, shape, downsample)
+    return at_pixels(values > 0, path, shape, downsample, enlarge)
 
 
-def read_soft(path: Path, shape: tuple[int, int], downsample: int | None) -> NDArray[np.float64]:
+def read_soft(
+    path: Path, shape: tuple[int, int], downsample: int | None, enlarge: str = "patches"
+) -> NDArray[np.float64]:
     """Soft map (H, W) in [0, 1] from a grey PNG of 8 bits (probability * 255) or 16 (probability * 65535).
 
-    Sizes as for :func:`read_prediction`.
+    The other arguments as for :func:`read_prediction`.
     """
     try:
         with Image.open(path) as file:
@@ -136,11 +139,36 @@ def read_soft(path: Path, shape: tuple[int, int], downsample: int | None) -> NDA
     largest = 255 if mode == "L" else 65535
     if mode != "L" and not mode.startswith("I"):
         raise InputError(f"{path} is a picture of mode {mode}; a soft map is a grey PNG of 8 or 16 bits")
-    return _at_pixels(values / largest, path, shape, downsample)
+    return at_pixels(values / largest, path, shape, downsample, enlarge)
 
 
-def _at_pixels(values: NDArray, path: Path, shape: tuple[int, int], step: int | None) -> NDArray:
-    """A map of the patches, or of a finer grid within them, enlarged; one of the pixels as it is."""
+def at_pixels(
+    values: NDArray, path: Path, shape: tuple[int, int], step: int | None, enlarge: str = "patches"
+) -> NDArray:
+    """A map at the size of the truth.
+
+    Parameters
+    ----------
+    values
+        (rows, columns) of the pixels, which stay as they are, or of the patches, or of a finer grid within these.
+    path
+        Named if the size is wrong.
+    shape
+        (H, W) of the truth.
+    step
+        Patch size in pixels; None: the map must be one of the pixels.
+    enlarge
+        ``patches``: every patch gives its value to its own pixels. ``released``: as in the published evaluation
+        (``object-segmentation/main.py``), which stretches the map over the whole image, and then fills the part that
+        whole patches cover with the *stretched* map, reduced to this part, where the map itself was meant. Rounded
+        twice, boundaries of patches lie up to a pixel further right and down.
+
+    Raises
+    ------
+    InputError
+        Another size, or no such ``enlarge``.
+    """
+    check_choice("enlarge", enlarge, ENLARGE)
     if values.shape == shape:
         return values
     grid = (0, 0) if step is None else (shape[0] // step, shape[1] // step)
@@ -150,17 +178,21 @@ def _at_pixels(values: NDArray, path: Path, shape: tuple[int, int], step: int | 
         if step is None:
             raise InputError(f"{sizes}; for predictions at patches set predictions.downsample")
         raise InputError(f"{sizes}, which are {grid[1]}x{grid[0]} patches of {step} pixels (predictions.downsample)")
-    return upscale_labels(values, *shape, step)
+    if enlarge == "patches":
+        return upscale_labels(values, *shape, step)
+    full, (height, width) = stretch_labels(values, *shape), (step * grid[0], step * grid[1])
+    full[:height, :width] = stretch_labels(full, height, width)
+    return full
 
 
 def read(
-    pairs: list[Paths], view: View, downsample: int | None
+    pairs: list[Paths], view: View, downsample: int | None, enlarge: str = "patches"
 ) -> Iterator[tuple[Paths, Mask, Mask, NDArray[np.float64] | None]]:
     """Truth, prediction and soft map (or None) of each image, seen through ``view``, one image at a time."""
     for paths in pairs:
         truth = read_truth(paths.truth)
-        prediction = read_prediction(paths.prediction, truth.shape, downsample)
-        soft = None if paths.soft is None else view(read_soft(paths.soft, truth.shape, downsample))
+        prediction = read_prediction(paths.prediction, truth.shape, downsample, enlarge)
+        soft = None if paths.soft is None else view(read_soft(paths.soft, truth.shape, downsample, enlarge))
         yield paths, view(truth), view(prediction), soft
 
 

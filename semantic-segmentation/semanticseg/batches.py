@@ -29,6 +29,8 @@ class PseudoLabelled(Dataset):
         Of the label maps, the background included.
     augmentation, seed
         The view of image ``index`` in ``epoch`` follows from the three numbers.
+    enlarge
+        How label maps of patches become pixels, see :func:`semanticseg.pseudolabels.at_pixels`.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class PseudoLabelled(Dataset):
         num_clusters: int,
         augmentation: Augmentation,
         seed: int,
+        enlarge: str = "patches",
     ) -> None:
-        self.files, self.table, self.num_clusters = files, table, num_clusters
+        self.files, self.table, self.num_clusters, self.enlarge = files, table, num_clusters, enlarge
         self.augmentation, self.seed = augmentation, seed
 
     def __len__(self) -> int:
@@ -54,7 +57,7 @@ class PseudoLabelled(Dataset):
         entry = self.files[index]
         try:
             image = load_image(entry.image)
-            clusters = read_segments(entry.segments, image.height, image.width, self.num_clusters)
+            clusters = read_segments(entry.segments, image.height, image.width, self.num_clusters, self.enlarge)
             labels = self.table[clusters]
             if (unmatched := (labels == UNMATCHED) & (clusters != VOID)).any():
                 raise InputError(f"{entry.segments}: matching says nothing about its cluster {clusters[unmatched][0]}")

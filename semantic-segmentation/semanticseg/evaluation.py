@@ -69,7 +69,7 @@ def evaluate(config: DictConfig) -> None:
             target = place / "crf" if settings.crf_dir is None else Path(settings.crf_dir.replace("%", str(seed)))
             folder = sharpen(data, images, ids, folder, target, settings.crf_processes)
         files = pair(ids, images, data.masks_dir, folder)
-        counts = count(files, data)
+        counts = count(files, data, settings.enlarge)
         match = match_clusters(counts) if given is None else given
         confusion = apply_match(counts, match)
         kind = "given" if given is not None else "hungarian" if data.clusters == data.classes else "majority"
@@ -77,7 +77,7 @@ def evaluate(config: DictConfig) -> None:
         result["segments"] = {"folder": folder, "made_with": None if made_by is None else made_by["arguments"]}
         results[str(seed)] = result
         save_confusion(place / "confusion.png", confusion, names, f"mIoU {100 * result['miou']:.2f}")
-        save_overlays(place / "overlays", files, settings.visualize, names, _drawn_by(match, data))
+        save_overlays(place / "overlays", files, settings.visualize, names, _drawn_by(match, settings))
         _print_one(folder, seed, result, names)
     content = results["None"] if settings.seeds is None else _over_seeds(results)
     content |= {"settings": asdict(settings), "spectralseg": __version__}
@@ -94,8 +94,10 @@ def _segment_folders(settings: EvalSettings) -> dict[int | None, str]:
     return {seed: folder.replace("%", str(seed)) for seed in settings.seeds}
 
 
-def count(files: Sequence[Labelled], data: Data) -> NDArray[np.int64]:
+def count(files: Sequence[Labelled], data: Data, enlarge: str = "patches") -> NDArray[np.int64]:
     """Pixels of each cluster in each class, (clusters, classes), over all images; no more than a few are in memory.
+
+    ``enlarge``: see :func:`semanticseg.pseudolabels.at_pixels`.
 
     Raises
     ------
@@ -105,7 +107,7 @@ def count(files: Sequence[Labelled], data: Data) -> NDArray[np.int64]:
 
     def count_one(entry: Labelled) -> NDArray[np.int64]:
         truth = read_truth(entry.truth)
-        labels = read_segments(entry.segments, *truth.shape, data.clusters)
+        labels = read_segments(entry.segments, *truth.shape, data.clusters, enlarge)
         try:
             return confusion_matrix(labels, truth, data.clusters, data.classes)
         except InputError as error:
@@ -121,11 +123,11 @@ def count(files: Sequence[Labelled], data: Data) -> NDArray[np.int64]:
     return counts
 
 
-def _drawn_by(match: Match, data: Data) -> Any:
-    table = renaming(match)
+def _drawn_by(match: Match, settings: EvalSettings) -> Any:
+    table, clusters = renaming(match), settings.data.clusters
 
     def predict(entry: Labelled, photograph: Image.Image) -> Labels:
-        return table[read_segments(entry.segments, photograph.height, photograph.width, data.clusters)]
+        return table[read_segments(entry.segments, photograph.height, photograph.width, clusters, settings.enlarge)]
 
     return predict
 

@@ -14,17 +14,14 @@ from PIL import Image
 
 from semanticseg.settings import Data
 from spectralseg.commands.semantic import extract_crf_segmentations
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import EXTENSIONS, by_id
-from spectralseg.files.label_maps import load_labels, upscale_labels
+from spectralseg.files.label_maps import ENLARGE, STEPS, find_step, load_labels, stretch_labels, upscale_labels
 from spectralseg.files.storage import atomic_write, make_folder
 
 Labels = NDArray[np.uint8]
 VOID = 255  # of masks and label maps
 Item, Result = TypeVar("Item"), TypeVar("Result")
-
-# (pixels per cell, cells per side of a patch) of label maps at patches: the published three, and ViTs of patch 14
-GRIDS = ((16, 1), (8, 1), (16, 2), (14, 1))
 
 
 @dataclass(frozen=True)
@@ -119,8 +116,17 @@ def read_truth(path: Path) -> Labels:
     return load_labels(path)
 
 
-def read_segments(path: Path, height: int, width: int, num_clusters: int) -> Labels:
+def read_segments(path: Path, height: int, width: int, num_clusters: int, enlarge: str = "patches") -> Labels:
     """Label map (height, width), enlarged if it is one of patches; 255 is void, a pixel without a label.
+
+    Parameters
+    ----------
+    path
+        A PNG at the size of the image, or of its patches; see :func:`at_pixels`, also for ``enlarge``.
+    height, width
+        Of the image, in pixels.
+    num_clusters
+        The background included.
 
     Raises
     ------
@@ -132,31 +138,48 @@ def read_segments(path: Path, height: int, width: int, num_clusters: int) -> Lab
         raise InputError(
             f"{path} holds the cluster number {largest}, but they end at {num_clusters - 1} (data.num_clusters)"
         )
-    return enlarge(labels, height, width, path)
+    return at_pixels(labels, height, width, path, enlarge)
 
 
-def enlarge(labels: Labels, height: int, width: int, path: Path) -> Labels:
-    """A label map at the size of its image; those of patches are enlarged as before the CRF.
+def at_pixels(labels: Labels, height: int, width: int, path: Path, enlarge: str = "patches") -> Labels:
+    """A label map at the size of its image.
+
+    Parameters
+    ----------
+    labels
+        (rows, columns) of the pixels, which stay as they are, or of the patches.
+    height, width
+        Of the image, in pixels.
+    path
+        Named if the size is wrong.
+    enlarge
+        ``patches``: every patch labels its own pixels. ``released``: the map is stretched over the whole image, border
+        included, as by the published data set (``semantic-segmentation/dataset/voc.py``); a label then lies up to a
+        patch further right and down than what it was computed from.
 
     Raises
     ------
     InputError
-        The size is none of those that :func:`patch_step` knows; ``path`` is named.
+        The size is none that :func:`spectralseg.files.label_maps.find_step` knows, or there is no such ``enlarge``.
     """
+    check_choice("enlarge", enlarge, ENLARGE)
     if labels.shape == (height, width):
         return labels
-    return upscale_labels(labels, height, width, patch_step(labels.shape, height, width, path))
+    step = patch_step(labels.shape, height, width, path)
+    return (
+        stretch_labels(labels, height, width) if enlarge == "released" else upscale_labels(labels, height, width, step)
+    )
 
 
 def patch_step(shape: tuple[int, ...], height: int, width: int, path: Path) -> int:
     """Patch size in pixels, from the ``shape`` (rows, columns) of a label map and the size of its image."""
-    for step, finer in GRIDS:
-        if shape == (finer * (height // step), finer * (width // step)):
-            return step
-    raise InputError(
-        f"{path} has {shape[1]}x{shape[0]} cells, which fits no image of {width}x{height} pixels: neither its pixels"
-        " nor its patches of 16, 8 or 14 pixels"
-    )
+    step = find_step(shape, height, width)
+    if step is None:
+        raise InputError(
+            f"{path} has {shape[1]}x{shape[0]} cells, which fits no image of {width}x{height} pixels: neither its"
+            f" pixels nor its patches of {', '.join(map(str, STEPS[:-1]))} or {STEPS[-1]} pixels"
+        )
+    return step
 
 
 def sharpen(

@@ -33,6 +33,7 @@ KIND = "semantic-segmentation"
 # What decides nothing of the weights, so that a run may go on with other values.
 FREE = ("name", "crf_processes", "crf_dir", "visualize", "device", "evaluate_every", "checkpoint_every", "log_every")
 FREE += ("logger", "overwrite", "job_type", "checkpoint", "generate_list", "generate_dir", "matching", "segments_dir")
+ADDED = {"enlarge": "patches"}  # what runs have that were begun before there was the setting
 FREE_DATA = ("root", "images_dir", "masks_dir", "val_list", "train_list", "class_names")
 
 
@@ -73,7 +74,7 @@ class TrainingRun:
         path = folder / LATEST
         if path.is_file() and not overwrite:
             self.state = load_checkpoint(path)
-            difference = _difference(self.state["settings"], content)
+            difference = _difference(ADDED | self.state["settings"], content)
             if difference:
                 raise InputError(
                     f"{folder} holds a training, but with {difference}; choose another hydra.run.dir or name, or start"

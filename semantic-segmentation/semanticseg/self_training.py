@@ -72,7 +72,7 @@ def train(config: DictConfig) -> None:
         accelerator.wait_for_everyone()
     match, pseudo = given, None
     if given is None:
-        counts = count(pair(held_out, images, data.masks_dir, segments_dir), data)
+        counts = count(pair(held_out, images, data.masks_dir, segments_dir), data, settings.enlarge)
         match = match_clusters(counts)
         pseudo = scores(apply_match(counts, match), data.names())
     run = TrainingRun(folder, identity(settings, match, ids, segments_dir), settings.overwrite)
@@ -121,7 +121,8 @@ class Trainer:
             accelerator.init_trackers(project, init_kwargs=options)
         table, transform = renaming(self.match), settings.data.transform
         augmentation = Augmentation(transform.resize_size, transform.crop_size)
-        dataset = PseudoLabelled(training, table, settings.data.clusters, augmentation, settings.seed)
+        clusters = settings.data.clusters
+        dataset = PseudoLabelled(training, table, clusters, augmentation, settings.seed, settings.enlarge)
         accumulated = settings.gradient_accumulation_steps
         batches = Batches(
             len(training),

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from spectralseg.errors import InputError
-from spectralseg.files.label_maps import VOC_CLASSES
+from spectralseg.errors import InputError, check_choice
+from spectralseg.files.label_maps import ENLARGE, VOC_CLASSES
 
 
 @dataclass
@@ -59,6 +59,7 @@ class Common:
     name: str
     data: Data
     segments_dir: str | None = None
+    enlarge: str = "patches"
     matching: Any = None
     crf: bool = False
     crf_dir: str | None = None
@@ -68,6 +69,7 @@ class Common:
     def check(self) -> None:
         """Raise an :class:`InputError` for values that make no sense, before any work."""
         data = self.data
+        check_choice("enlarge", self.enlarge, ENLARGE)
         for name, value in (("num_classes", data.num_classes), ("num_clusters", data.num_clusters)):
             if not 1 <= value <= 254:
                 raise InputError(f"data.{name}={value}: there must be 1 to 254")

@@ -10,13 +10,13 @@ from hypothesis.extra import numpy as arrays
 
 from shared_data import reference
 from spectralseg.errors import InputError
+from spectralseg.files.label_maps import infer_grid
 from spectralseg.mathematics.regions import (
     CROSS,
     background_first,
     border_shares,
     bounding_box,
     eigengap_segments,
-    infer_grid,
     kmeans_segments,
     largest_component,
     segment_boxes,

@@ -23,7 +23,7 @@ from objectloc.detectors import (
 )
 from shared_data import reference
 from spectralseg.errors import InputError
-from spectralseg.mathematics.regions import infer_grid
+from spectralseg.files.label_maps import infer_grid
 
 DINO_IMAGES = ("chelsea", "astronaut", "coffee")
 IMAGES = (*DINO_IMAGES, "rocket")

@@ -1,32 +1,19 @@
 """Run object-segmentation/main.py in this process, on data sets that are made for a test."""
 
 import csv
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from objectseg import evaluation
 from shared_data import PROJECT
 from spectralseg.running.hydra_app import run
 
-MAIN = PROJECT / "object-segmentation" / "main.py"
 CONFIG = "object-segmentation/eval"
-
-
-@pytest.fixture(scope="session")
-def script() -> ModuleType:
-    """The script as a module; by its path, because other task folders have a main.py too."""
-    spec = importlib.util.spec_from_file_location("object_segmentation_main", MAIN)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 class Evaluation:
@@ -43,13 +30,13 @@ class Evaluation:
 
 
 @pytest.fixture
-def evaluate(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Evaluation]:
+def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Evaluation]:
     """``evaluate("key=value", ...)`` with results in a folder of the test."""
     monkeypatch.delenv("OBJECT_SEGMENTATION_DATA_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
 
     def call(*overrides: object) -> Evaluation:
-        run(script.evaluate, PROJECT, CONFIG, ["hydra.run.dir=results", *map(str, overrides)])
+        run(evaluation.evaluate, PROJECT, CONFIG, ["hydra.run.dir=results", *map(str, overrides)])
         return Evaluation(tmp_path / "results")
 
     return call

@@ -135,11 +135,18 @@ def test_predictions_that_are_no_masks(tmp_path: Path):
             read_file(tmp_path / "broken.png", (2, 2), None)
 
 
-def test_predictions_at_patches_by_hand(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("enlarge", "expected"),
+    [
+        ("patches", ["##.....", "##.....", "....##.", "....###", ".....##"]),
+        # over 5 x 7 pixels ###...., three times, then .....##, twice; of it rows 0, 1, 2, 3 and columns 0 to 5 are kept
+        ("released", ["###....", "###....", "###....", ".....##", ".....##"]),
+    ],
+)
+def test_predictions_at_patches_by_hand(tmp_path: Path, enlarge: str, expected: list[str]):
     # 5 x 7 pixels in patches of 2: a grid of 2 x 3; the last row and column belong to no patch
     path = save(tmp_path / "a.png", np.uint8([[1, 0, 0], [0, 0, 1]]))
-    expected = ["##.....", "##.....", "....##.", "....###", ".....##"]
-    prediction = read_prediction(path, (5, 7), 2)
+    prediction = read_prediction(path, (5, 7), 2, enlarge)
     assert ["".join("#" if cell else "." for cell in row) for row in prediction] == expected
 
 

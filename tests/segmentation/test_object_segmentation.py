@@ -6,13 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import extract
+from objectseg import evaluation
 from running import environment, error_line
 from shared_data import PROJECT, SAMPLES, shared
 from spectralseg.files.label_maps import upscale_labels
@@ -66,12 +66,14 @@ def test_figures_by_hand(evaluate: Callable, folders):
     assert done.results["settings"]["predictions"]["downsample"] is None
 
 
-def test_predictions_at_patches(evaluate: Callable, folders):
-    truth = np.zeros((50, 70), bool)
-    truth[:32, 32:64] = True
-    folders.add("a", truth, np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]]))
-    enlarged = upscale_labels(np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]]), 50, 70, 16) > 0
-    assert evaluate(*folders.overrides).scores()["miou"] == (truth & enlarged).sum() / (truth | enlarged).sum()
+@pytest.mark.parametrize(("enlarge", "miou"), [("patches", 0.854), ("released", 0.820)])
+def test_predictions_at_patches(evaluate: Callable, folders, enlarge: str, miou: float):
+    """A disc, and the patches that lie in it by more than half; resized twice, its boundary moves by a pixel."""
+    truth = np.hypot(*(np.indices((79, 79)) - 39.5)) < 16
+    folders.add("a", truth, truth[:72, :72].reshape(9, 8, 9, 8).mean(axis=(1, 3)) > 0.5)
+    done = evaluate(*folders.overrides, "predictions.downsample=8", f"enlarge={enlarge}")
+    assert done.scores()["miou"] == pytest.approx(miou, abs=0.0005)
+    assert done.results["settings"]["enlarge"] == enlarge
 
 
 def test_crop_and_image_size(evaluate: Callable, folders):
@@ -195,6 +197,7 @@ def test_files_that_do_not_fit_are_named(refused: Callable, folders):
         ("visualize=many", "visualize: Value 'many'"),
         ("visualize=-1", "visualize must be at least 0"),
         ("predictions.downsample=0", "predictions.downsample must be at least 1"),
+        ("enlarge=stretched", "no enlarge 'stretched'; known are patches, released"),
         ("data=[]", "no data set to evaluate"),
         ("data=[{name: a, images_dir: b}]", "data[0].labels_dir"),
         ("data=[{name: a, images_dir: b, labels_dir: c, crops: true}]", "no setting 'crops'"),
@@ -211,12 +214,12 @@ def test_bad_overrides(refused: Callable, folders, override: str, message: str):
     assert message in refused(*folders.overrides, override)
 
 
-def test_several_runs(script: ModuleType, folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_several_runs(folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     folders.add("a", LEFT, LEFT)
     folders.write("mine/other", "a", TOP)
     sweep = ("--multirun", "predictions.run=run,other", "hydra.sweep.dir=sweep")
-    run(script.evaluate, PROJECT, CONFIG, [*folders.overrides, *sweep])
+    run(evaluation.evaluate, PROJECT, CONFIG, [*folders.overrides, *sweep])
     results = [json.loads((tmp_path / "sweep" / number / "results.json").read_text()) for number in ("0", "1")]
     assert [result["data_sets"]["mine"]["miou"] for result in results] == [1, pytest.approx(1 / 3)]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from semanticseg.pseudolabels import (
-    enlarge,
+    at_pixels,
     find_images,
     pair,
     patch_step,
@@ -35,22 +35,29 @@ from spectralseg.files.label_maps import upscale_labels
 def test_label_maps_of_patches(height: int, width: int, shape: tuple[int, int], step: int):
     assert patch_step(shape, height, width, Path("a.png")) == step
     labels = np.random.default_rng(0).integers(0, 21, shape).astype(np.uint8)
-    full = enlarge(labels, height, width, Path("a.png"))
+    full = at_pixels(labels, height, width, Path("a.png"))
     np.testing.assert_array_equal(full, upscale_labels(labels, height, width, step))
     assert full[0, 0] == labels[0, 0]
     cell = step * (height // step) // shape[0]
     assert (full[cell : 2 * cell, :cell] == labels[1, 0]).all()
 
 
+@pytest.mark.parametrize(("enlarge", "columns"), [("patches", [0] * 16 + [1] * 25), ("released", [0] * 21 + [1] * 20)])
+def test_the_published_data_set_stretches_label_maps(enlarge: str, columns: list[int]):
+    """20 x 41 pixels have 1 x 2 patches of 16; the last 9 columns belong to none, and take of the stretched map."""
+    full = at_pixels(np.uint8([[0, 1]]), 20, 41, Path("a.png"), enlarge)
+    assert full.tolist() == [columns] * 16 + [[0] * 21 + [1] * 20] * 4
+
+
 def test_a_label_map_of_pixels_stays_as_it_is():
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    assert enlarge(labels, 3, 4, Path("a.png")) is labels
+    assert at_pixels(labels, 3, 4, Path("a.png")) is labels
 
 
 @pytest.mark.parametrize("shape", [(500, 375), (23, 30), (375, 499), (1, 1)])
 def test_label_maps_of_another_size(shape: tuple[int, int]):
     with pytest.raises(InputError, match=f"a.png has {shape[1]}x{shape[0]} cells, which fits no image of 500x375"):
-        enlarge(np.zeros(shape, np.uint8), 375, 500, Path("a.png"))
+        at_pixels(np.zeros(shape, np.uint8), 375, 500, Path("a.png"))
 
 
 def test_numbers_beyond_the_clusters(voc):

@@ -64,6 +64,17 @@ def test_figures_by_hand_over_two_images(evaluate, voc):
     assert result["accuracy"] == pytest.approx(6 / 8)
 
 
+def test_label_maps_are_enlarged_as_asked(evaluate, voc):
+    """1 x 2 patches of 16 on 20 x 41 pixels: the cat's patch is the left one, 16 columns; stretched it has 21."""
+    truth = np.zeros((20, 41), int)
+    truth[:16, :16] = 8
+    voc.add("a", truth, [[1, 0]])
+    for enlarge, found in (("patches", 16 * 16 + 4 * 21), ("released", 20 * 21)):
+        result = evaluate(*voc.settings, f"enlarge={enlarge}")
+        assert result["classes"]["cat"]["iou"] == pytest.approx(16 * 16 / found)
+        assert result["settings"]["enlarge"] == enlarge
+
+
 def test_void_never_counts(evaluate, voc):
     voc.add("a", [[0, 0, 8, 8]], [[0, 0, 1, 1]])
     before = evaluate(*voc.settings)
@@ -181,6 +192,7 @@ def test_files_that_do_not_fit_are_named(evaluate, refused, voc):
         ("matching='[(0, 0)]'", "the match says nothing about the clusters 1"),
         ("matching=[(0,0)]", "needs quotes of its own"),
         ("matching=everything", "it looks like"),
+        ("enlarge=stretched", "no enlarge 'stretched'; known are patches, released"),
         ("seeds=[0,0]", "different numbers"),
         ("seeds=[0,1]", "segments_dir needs a %"),
         ("visualize=-1", "at least 0"),

@@ -73,6 +73,14 @@ def test_clusters_are_renamed(files):
         assert (labels == label).all()
 
 
+def test_pseudo_labels_are_enlarged_as_asked(files, voc):
+    voc.add("0", np.zeros((20, 41)), [[0, 1]])
+    for enlarge, columns in (("patches", 16), ("released", 21)):
+        unchanged = lambda image, labels, seed: labels  # noqa: E731
+        dataset = PseudoLabelled(files, renaming([(0, 0), (1, 1)]), 2, unchanged, 0, enlarge)
+        assert (dataset[0, 0][0] == 0).sum() == columns
+
+
 def test_what_cannot_be_read_is_said(files, voc):
     dataset = PseudoLabelled(files, renaming([(0, 0), (1, 1)]), 3, PLAIN, seed=0)
     assert dataset[0, 2] == f"{files[2].segments}: matching says nothing about its cluster 2"

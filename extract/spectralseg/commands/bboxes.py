@@ -11,10 +11,10 @@ from torch import Tensor
 
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_image, load_image, to_tensor
-from spectralseg.files.label_maps import load_labels
+from spectralseg.files.label_maps import infer_grid, load_labels
 from spectralseg.files.storage import field, load_features, load_list, paired_ids, require_partner
 from spectralseg.mathematics.clusters import cluster_features
-from spectralseg.mathematics.regions import infer_grid, segment_boxes
+from spectralseg.mathematics.regions import segment_boxes
 from spectralseg.models.backbones import load_backbone
 from spectralseg.models.tokens import TokenExtractor
 from spectralseg.running.devices import keep_freed_memory, pick_device

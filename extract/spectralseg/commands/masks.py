@@ -8,9 +8,9 @@ from threadpoolctl import threadpool_limits
 
 from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import patch_grid
-from spectralseg.files.label_maps import MASK_FORMATS, save_labels, save_mask
+from spectralseg.files.label_maps import MASK_FORMATS, infer_grid, save_labels, save_mask
 from spectralseg.files.storage import load_eigs, load_features, paired_ids, require_partner
-from spectralseg.mathematics.regions import background_first, eigengap_segments, infer_grid, kmeans_segments
+from spectralseg.mathematics.regions import background_first, eigengap_segments, kmeans_segments
 from spectralseg.running.stage import Stage, provenance
 
 

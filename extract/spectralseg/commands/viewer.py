@@ -22,8 +22,7 @@ from spectralseg.commands.viewer_sources import Box, LabelIndex, Sources, load_s
 from spectralseg.drawing.pictures import caption_font, fit_height, overlay
 from spectralseg.errors import InputError
 from spectralseg.files.images import load_image
-from spectralseg.files.label_maps import label_picture, load_labels, upscale_labels, voc_palette
-from spectralseg.mathematics.regions import STEPS
+from spectralseg.files.label_maps import find_step, label_picture, load_labels, upscale_labels, voc_palette
 
 ALL = "all images"
 PAGE_SIZES = (4, 8, 16, 32, 64)
@@ -35,11 +34,7 @@ INDEX = LabelIndex()  # one for all who look at the page
 
 def enlarge(labels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Label map (rows, columns) to (height, width), at whatever patch size its rows and columns fit."""
-    for finer in (1, 2, 4, 8):
-        for step in STEPS:
-            if labels.shape == (height // step * finer, width // step * finer):
-                return upscale_labels(labels, height, width, step)
-    return upscale_labels(labels, height, width, 1)
+    return upscale_labels(labels, height, width, find_step(labels.shape, height, width) or 1)
 
 
 def draw_boxes(picture: Image.Image, boxes: Sequence[Box], scale: float) -> Image.Image:

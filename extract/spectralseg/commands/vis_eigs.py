@@ -14,8 +14,8 @@ from spectralseg.drawing.page import Card, write_page
 from spectralseg.drawing.pictures import attention_picture, contact_sheet, eigenvector_picture, fit_height
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_image, load_image, read_images_list
+from spectralseg.files.label_maps import infer_grid
 from spectralseg.files.storage import atomic_write, list_ids, load_eigs, load_features
-from spectralseg.mathematics.regions import infer_grid
 from spectralseg.running.progress import progress_bar
 from spectralseg.running.stage import Stage, provenance
 

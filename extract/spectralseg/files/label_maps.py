@@ -5,6 +5,7 @@ finer grid within these. A mask is one with two labels.
 """
 
 import functools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from spectralseg.errors import InputError, check_choice
 from spectralseg.files.storage import atomic_write
 
 MASK_FORMATS = ("palette", "binary")
+ENLARGE = ("patches", "released")  # how evaluations enlarge label maps of patches: rightly, or as the published ones do
+STEPS = (8, 16, 14, 32, 4)  # pixels per cell to try, in this order
+FINER = (1, 2, 4, 8)  # cells along the side of a patch
 
 # PASCAL VOC: 0 is the background, 255 in a mask is void.
 VOC_CLASSES = (
@@ -164,3 +168,53 @@ def stretch_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
         for size, cells in zip((height, width), labels.shape, strict=True)
     )
     return labels.take(columns, axis=1).take(rows, axis=0)  # many times faster than indexing at once
+
+
+def find_step(shape: tuple[int, ...], height: int, width: int) -> int | None:
+    """Patch size in pixels of a label map of ``shape`` (rows, columns), from the size of its image; None: none fits.
+
+    The first step s of 8, 16, 14, 32, 4 with shape = (H // s, W // s), else of twice, 4 times or 8 times that.
+    """
+    for finer in FINER:
+        for step in STEPS:
+            if shape == (height // step * finer, width // step * finer):
+                return step
+    return None
+
+
+def infer_grid(height: int, width: int, cells: int) -> tuple[tuple[int, int], int]:
+    """Grid and step of an eigenvector that does not tell them (files of the published code).
+
+    Parameters
+    ----------
+    height, width
+        Of the image, in pixels.
+    cells
+        T', the number of entries of the eigenvector.
+
+    Returns
+    -------
+    grid, step
+        (rows, columns), and pixels per cell: the first step s of 8, 16, 14, 32, 4 with (H // s) * (W // s) = T', else
+        the first s for whose grid T' is k^2 times that count: a grid k times finer, with step s / k.
+
+    Raises
+    ------
+    InputError
+        No step fits.
+    """
+    for step in STEPS:
+        rows, columns = height // step, width // step
+        if rows * columns == cells:
+            return (rows, columns), step
+    for step in STEPS:
+        rows, columns = height // step, width // step
+        if rows * columns == 0:
+            continue
+        finer = math.isqrt(cells // (rows * columns))
+        if finer > 1 and finer**2 * rows * columns == cells and step % finer == 0:
+            return (finer * rows, finer * columns), step // finer
+    raise InputError(
+        f"{cells} patches fit no usual grid on an image of {width}x{height} pixels; the file must name its patch size "
+        "(fields 'grid' and 'step')"
+    )

@@ -186,7 +186,7 @@ def load_eigs(path: str | Path) -> dict[str, Any]:
     dict
         ``eigenvalues`` (K,) and ``eigenvectors`` (K, T') as float32 tensors, ``id`` (str); when our stage wrote it
         also ``shape`` (1, 3, H, W), ``grid`` (rows, columns), ``step`` (pixels per cell), ``which_matrix``. For
-        records without them :func:`spectralseg.mathematics.regions.infer_grid` finds grid and step from the image size.
+        records without them :func:`spectralseg.files.label_maps.infer_grid` finds grid and step from the image size.
     """
     record = load_record(path)
     record.setdefault("id", Path(path).stem)
