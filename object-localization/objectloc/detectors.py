@@ -16,16 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from spectralseg.errors import InputError
+from spectralseg.mathematics.eigen import normalised_cut
 from spectralseg.mathematics.regions import CROSS, bounding_box, largest_component
-from spectralseg.mathematics.solvers import dense_leading_eigenpairs, leading_eigenpairs
 
 Box = tuple[float, float, float, float]
 
 ATTENTION_MASS = 0.6  # share of the attention that DINO-seg keeps
 TOKENCUT_WEAK = 1e-5  # weight of an edge between patches that are not similar
-TOKENCUT_TOLERANCE = 1e-10  # many eigenvalues lie closely below 1 where patches are alike to nothing
-TOKENCUT_BLOCK = 12
-DENSE_BELOW = 200  # patches
 CENTRAL_SHARE = 0.7
 
 
@@ -210,7 +207,8 @@ def tokencut(features: Tensor, grid: tuple[int, int], tau: float = 0.2) -> Detec
     affinity = tokencut_affinity(_checked(features, grid), tau)
     if _joins_all_alike(affinity):
         return Detection(np.ones(grid, dtype=bool), maps={"eigenvector": np.zeros(grid)})
-    vector = second_eigenvector(affinity).cpu().numpy()
+    _, x, _ = normalised_cut(affinity, 2)
+    vector = x[:, 1].cpu().numpy()
     seed = divmod(int(np.abs(vector).argmax()), grid[1])
     values = _on_grid(vector, grid)
     foreground = values > vector.mean()
@@ -230,27 +228,6 @@ def _joins_all_alike(affinity: Tensor) -> bool:
     """Whether all entries of (T, T) beside the diagonal are equal; also of a single patch."""
     others = affinity[~torch.eye(len(affinity), dtype=torch.bool, device=affinity.device)]
     return others.numel() == 0 or bool((others == others[0]).all())
-
-
-def second_eigenvector(affinity: Tensor) -> Tensor:
-    """Second smallest solution x (T,) of (D - W) x = l D x for a symmetric W (T, T) with positive entries.
-
-    As in :mod:`spectralseg.mathematics.eigen`: the second largest eigenvector y of D^-1/2 W D^-1/2 gives x = D^-1/2 y.
-    T must be at least 2.
-    """
-    count = len(affinity)
-    degree = affinity.sum(dim=1, keepdim=True)
-    root = degree.rsqrt()
-    normalised = affinity * root * root.T
-    converged = False
-    if count >= DENSE_BELOW:
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(count, TOKENCUT_BLOCK - 1, generator=generator, dtype=torch.float64).to(affinity)
-        start = torch.cat([degree.sqrt(), normalised @ noise], dim=1)
-        _, vectors, converged = leading_eigenpairs(lambda block: normalised @ block, start, 2, TOKENCUT_TOLERANCE)
-    if not converged:
-        _, vectors = dense_leading_eigenpairs(normalised, 2)
-    return vectors[:, 1] * root[:, 0]
 
 
 def trivial_box(kind: str, size: tuple[int, int]) -> Box:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 
 from spectralseg.mathematics.affinity import resize_features
-from spectralseg.mathematics.eigen import fix_signs, spectral_eigenvectors
+from spectralseg.mathematics.eigen import fix_signs, normalised_cut, spectral_eigenvectors
 
 MATRICES = ("laplacian", "affinity", "affinity_torch", "affinity_svd")
 
@@ -196,7 +196,7 @@ def test_agrees_with_lapack(kind, count, dimension, K, matrix, normalize, thresh
 def test_a_batch_gives_what_its_images_give_alone(matrix, lapnorm, count):
     features = torch.stack([random_features(kind, count, 6, 0) for kind in ("positive", "mixed", "clustered")])
     colour = [coo_array(([w, w], ([0, 1], [1, 0])), shape=(count, count)) for w in (0.0, 5.0, 50.0)]
-    options = {"lapnorm": lapnorm, "colour_lambda": 2.0}
+    options = {"lapnorm": lapnorm, "colour_lambda": 2.0 if matrix == "laplacian" else 0.0}
     values, vectors = spectral_eigenvectors(features, 4, matrix, colour=colour, **options)
     assert vectors.shape == (3, 4, count)
     for index in range(3):
@@ -214,6 +214,54 @@ def test_a_rerun_gives_the_same_bits():
     first, second = (spectral_eigenvectors(features, 5) for _ in range(2))
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
+
+
+# --- the normalised cut of any affinity ---
+
+
+def graph(kind: str, count: int, seed: int = 0) -> torch.Tensor:
+    """(count, count) float64 affinities: of features; binary and weak, as TokenCut's; of nodes alike to nothing."""
+    unit = torch.nn.functional.normalize(random_features("clustered", count, 16, seed).double(), dim=1)
+    if kind == "features":
+        return (unit @ unit.T).clamp(min=0)
+    if kind == "binary":
+        return torch.where(unit @ unit.T > 0.2, 1.0, 1e-5).double()
+    alone = torch.full((count, count), 1e-5, dtype=torch.float64).fill_diagonal_(1)
+    alone[: count // 8, : count // 8] = 1
+    return alone
+
+
+@pytest.mark.filterwarnings("error")  # no falling back to LAPACK
+@pytest.mark.parametrize("kind", ["features", "binary", "alone"])
+@pytest.mark.parametrize("count", [3, 40, 300])  # dense at once, and by the iteration
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-5)])
+def test_normalised_cut_solves_the_equation_of_shi_and_malik(kind, count, dtype, tolerance):
+    """(D - W) x = l D x with x'Dx = 1, against scipy's generalised LAPACK; each matrix of a batch as it is alone."""
+    W = torch.stack([graph(kind, count, seed) for seed in (0, 1)])
+    values, x, degrees = normalised_cut(W.to(dtype), 3)
+    assert (values.dtype, x.dtype, degrees.dtype) == (dtype,) * 3
+    for index in range(2):
+        affinity, d, vectors = W[index].numpy(), degrees[index].double().numpy(), x[index].double().numpy()
+        np.testing.assert_allclose(d, affinity.sum(axis=1), rtol=1e-6)
+        expected = scipy.linalg.eigh(np.diag(d) - affinity, np.diag(d), eigvals_only=True)[:3]
+        np.testing.assert_allclose(values[index], expected, atol=tolerance)
+        np.testing.assert_allclose(vectors.T @ (d[:, None] * vectors), np.eye(3), atol=tolerance)
+        residual = (d[:, None] * vectors - affinity @ vectors) / d[:, None] - vectors * values[index].double().numpy()
+        assert np.linalg.norm(np.sqrt(d)[:, None] * residual, axis=0).max() < tolerance
+        torch.testing.assert_close(normalised_cut(W[index].to(dtype), 3)[0], values[index], atol=tolerance, rtol=0)
+
+
+def test_affinity_is_as_exact_at_the_fiftieth_eigenvector_as_at_the_first():
+    """Features of photographs are nearly alike: here the largest eigenvalue is 9000 times the fiftieth."""
+    spread = random_features("clustered", 600, 128, 0) * 0.98 ** torch.arange(128)
+    features = 3 * random_features("mixed", 1, 128, 1) + spread
+    values, vectors = spectral_eigenvectors(features, 50, "affinity")
+    W, _, expected = whole_problem(features, "affinity", True, True, False)
+    assert expected[0] > 9000 * expected[49]
+    np.testing.assert_allclose(values.double(), expected[:50], rtol=2e-5)  # 3e-4 if all were float32
+    assert (-np.diff(expected[:51]) > 0.01 * expected[:50]).all()
+    exact = np.linalg.eigh(W)[1][:, ::-1]
+    assert np.abs((vectors.double().numpy() * exact[:, :50].T).sum(axis=1)).min() > 1 - 1e-5
 
 
 # --- the sign rule ---

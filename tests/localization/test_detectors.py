@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import linalg
 
 from objectloc.detectors import (
     TOKENCUT_WEAK,
@@ -16,7 +15,6 @@ from objectloc.detectors import (
     eigenseg,
     lost,
     pixel_box,
-    second_eigenvector,
     tokencut,
     tokencut_affinity,
     trivial_box,
@@ -255,32 +253,6 @@ def test_tokencut_by_hand():
     assert found.mask.tolist() == [[False, True, False, False]] * 3
     assert found.box((16, 16), (48, 64)) == (16, 0, 32, 48)
     assert found.mask[found.seed]
-
-
-@pytest.mark.parametrize("count", [30, 300])  # dense, and by iteration
-def test_second_eigenvector_equals_lapack(count):
-    generator = torch.Generator().manual_seed(count)
-    centres = torch.randn(3, 16, generator=generator)
-    features = centres[torch.arange(count) * 3 // count] + 0.9 * torch.randn(count, 16, generator=generator)
-    affinity = tokencut_affinity(features, tau=0.2)
-    degree = np.diag(affinity.sum(dim=1).numpy())
-    _, expected = linalg.eigh(degree - affinity.numpy(), degree, subset_by_index=[1, 1])
-    vector = second_eigenvector(affinity).numpy()
-    cosine = vector @ expected[:, 0] / np.linalg.norm(vector) / np.linalg.norm(expected)
-    assert abs(cosine) > 1 - 1e-9
-
-
-def test_tokencut_of_patches_that_are_alike_to_nothing():
-    """As many eigenvalues near 1 as patches, 1e-5 apart from it: the iteration still gives an eigenvector."""
-    features = torch.eye(300)
-    features[:40, 0] = 1
-    affinity = tokencut_affinity(features, tau=0.2)
-    vector = second_eigenvector(affinity)
-    degree = affinity.sum(dim=1)
-    image = (degree * vector - affinity @ vector) / degree
-    value = (vector @ (degree * image)) / (vector @ (degree * vector))
-    assert (image - value * vector).norm() < 1e-6 * vector.norm()
-    assert abs(vector @ degree) < 1e-6 * vector.norm() * degree.norm()
 
 
 @given(st.integers(0, 10_000), st.integers(2, 7), st.integers(2, 7))

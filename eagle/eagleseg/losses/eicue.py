@@ -9,13 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spectralseg.mathematics.eigen import fix_signs
-from spectralseg.mathematics.solvers import dense_leading_eigenpairs, leading_eigenpairs
+from spectralseg.mathematics.eigen import fix_signs, normalised_cut
 
 COLOUR_DEVIATION = 0.1
-EXTRA_COLUMNS = 8  # the block of the iteration is that much wider than the number of eigenvectors
-TOLERANCE = 1e-5  # relative residual; float32 leaves 1e-6 to 3e-6
-DENSE_BELOW = 8  # a problem of fewer than that many blocks goes to LAPACK at once
 
 
 def colour_affinity(images: Tensor) -> Tensor:
@@ -62,10 +58,7 @@ def eicue_affinity(code: Tensor, images: Tensor, colour: str) -> Tensor:
 
 @torch.no_grad()
 def laplacian_eigenvectors(affinity: Tensor, K: int) -> tuple[Tensor, Tensor]:
-    """The K smallest eigenvalues and eigenvectors of L = D^-1/2 (D - W) D^-1/2.
-
-    Those of S = D^-1/2 W D^-1/2 with the largest eigenvalues 1 - l, which a few products find; LAPACK where there are
-    few tokens, or where the iteration does not converge.
+    """The K smallest eigenvalues and eigenvectors z of L = D^-1/2 (D - W) D^-1/2, by the normalised cut: z = D^1/2 x.
 
     Parameters
     ----------
@@ -82,19 +75,9 @@ def laplacian_eigenvectors(affinity: Tensor, K: int) -> tuple[Tensor, Tensor]:
         as published. (The published code leaves each vector's sign to LAPACK, and then negates all of an image together
         where more than half of the entries are positive.)
     """
-    degree = affinity.sum(dim=-1)
-    scale = torch.where(degree > 0, degree, 1).rsqrt()
-    matrix = affinity * scale[:, :, None] * scale[:, None, :]
-    width = K + EXTRA_COLUMNS
-    converged = False
-    if matrix.shape[-1] >= DENSE_BELOW * width:
-        start = torch.randn(matrix.shape[-1], width, generator=torch.Generator().manual_seed(0)).to(matrix)
-        start = torch.cat([start[:, 1:].expand(len(matrix), -1, -1), scale.reciprocal().unsqueeze(-1)], dim=-1)
-        values, vectors, converged = leading_eigenpairs(lambda block: matrix @ block, start, K, TOLERANCE)
-    if not converged:
-        values, vectors = dense_leading_eigenpairs(matrix, K)
-    signed = fix_signs(vectors.mT)
-    return 1 - values, torch.where((signed > 0).all(dim=-1, keepdim=True), -signed, signed)
+    values, x, degrees = normalised_cut(affinity, K)
+    signed = fix_signs((degrees.sqrt().unsqueeze(-1) * x).mT)
+    return values, torch.where((signed > 0).all(dim=-1, keepdim=True), -signed, signed)
 
 
 @torch.no_grad()

@@ -1,20 +1,20 @@
-"""Eigenvectors of the graph of patches: Laplacians and affinities, batched over images of one size.
+"""Eigenvectors of the graph of patches: normalised cuts, Laplacians and affinities, batched over images of one size.
 
-Source: Melas-Kyriazi et al., "Deep Spectral Methods", CVPR 2022, section 3.2. For the normalised Laplacian
-(D - W) x = l D x the singular D - W need not be factorised: with S = D^-1/2 W D^-1/2 and S y = m y, the solutions are
-x = D^-1/2 y and l = 1 - m, so its smallest eigenvalues are the largest of S, which a few products with W find.
+Sources: Shi and Malik, "Normalized Cuts and Image Segmentation", PAMI 2000, for :func:`normalised_cut`, on which
+``extract_eigs``, EAGLE's EiCue and TokenCut all rest; Melas-Kyriazi et al., "Deep Spectral Methods", CVPR 2022, section
+3.2, for :func:`spectral_eigenvectors`.
 """
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from scipy.sparse import coo_array
 from torch import Tensor
 from torch.nn import functional
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, check_choice
 from spectralseg.mathematics.affinity import add_sparse, feature_affinity, resize_features
 from spectralseg.mathematics.solvers import dense_leading_eigenpairs, leading_eigenpairs
 
@@ -24,10 +24,74 @@ SOLVERS = ("auto", "dense")
 
 SMALLEST_DEGREE = 1e-12
 EXTRA_COLUMNS = 8  # the block is that much wider than K: faster convergence, and room for multiple eigenvalues
-TOLERANCE = 5e-6  # relative residual; rounding in float32 leaves 1e-6 to 3e-6
-TOLERANCE_FLOAT64 = 1e-10
+TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-10}  # relative residual; rounding in float32 leaves 1e-6 to 3e-6
+TOLERANCE_AFFINITY = 5e-7  # relative to an eigenvalue that is thousands of times larger than the K-th
 DENSE_BELOW = 8  # a problem of fewer than that many blocks goes to LAPACK at once
 SHIFT = 1e-4  # of D - W before it is inverted, relative to the mean degree
+
+
+def normalised_cut(
+    W: Tensor, K: int, features: Tensor | None = None, dense: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """K smallest solutions of (D - W) x = l D x, D the diagonal of the degrees d_i = sum_j W_ij.
+
+    Parameters
+    ----------
+    W
+        (..., T, T) symmetric affinities, float32 or float64. It is multiplied with thin blocks of vectors alone.
+    K
+        Number of solutions, 1 to T.
+    features
+        (..., T, d) whose F F' is close to W: the iteration then starts near its end. Without them it starts at random,
+        seeded.
+    dense
+        LAPACK instead of the iteration. Small problems, and those that do not converge, go there by themselves.
+
+    Returns
+    -------
+    eigenvalues, x, degrees
+        (..., K) ascending, (..., T, K) with x'Dx = 1, and the diagonal of D, (..., T), in the type of ``W``. Signs are
+        arbitrary. A degree below 1e-12 counts as 1.
+
+    Raises
+    ------
+    InputError
+        W is not square or of another type, K outside 1 to T, features of another length.
+
+    Notes
+    -----
+    Equations of Shi and Malik (2000), where x is called y:
+
+        (D - W) x = l D x                                    (6)
+        D^-1/2 (D - W) D^-1/2 z = l z,  z = D^1/2 x          (7)
+
+    The matrix of (7) is 1 - S with S = D^-1/2 W D^-1/2: its smallest eigenvalues are l = 1 - m for the largest m of
+    S z = m z. So D - W, which is singular, need not be factorised: a few products with W do. The solution of l = 0 is
+    known: x is constant, and z = D^1/2 1.
+    """
+    _check_cut(W, K, features)
+    D = _positive(W.sum(dim=-1, keepdim=True), SMALLEST_DEGREE)  # (..., T, 1): scales the rows of a block
+    inverse_root = D.rsqrt()  # D^-1/2
+    near = _noise(W, _width(K)) if features is None else _mix(inverse_root * features, _width(K))
+    m, z = _leading_or_dense(
+        lambda block: inverse_root * (W @ (inverse_root * block)),  # S, without forming it
+        torch.cat([D.sqrt(), near[..., 1:]], dim=-1),
+        K,
+        TOLERANCE[W.dtype],
+        lambda: W * inverse_root * inverse_root.mT,
+        dense or W.shape[-1] < DENSE_BELOW * _width(K),
+    )
+    return 1 - m, inverse_root * z, D.squeeze(-1)
+
+
+def _check_cut(W: Tensor, K: int, features: Tensor | None) -> None:
+    if W.dtype not in TOLERANCE or W.ndim < 2 or W.shape[-1] != W.shape[-2]:
+        kind = f"{tuple(W.shape)} in {str(W.dtype).removeprefix('torch.')}"
+        raise InputError(f"affinities are (..., T, T) in float32 or float64, not {kind}")
+    if not 1 <= K <= W.shape[-1]:
+        raise InputError(f"K={K} eigenvectors of {W.shape[-1]} nodes: ask for 1 to {W.shape[-1]}")
+    if features is not None and features.shape[:-1] != W.shape[:-1]:
+        raise InputError(f"features of shape {tuple(features.shape)} do not fit affinities of {tuple(W.shape)}")
 
 
 def spectral_eigenvectors(
@@ -77,37 +141,30 @@ def spectral_eigenvectors(
     Raises
     ------
     InputError
-        K above T (after resizing), NaN or infinite features, an unknown name.
+        K above T (after resizing), NaN or infinite features, an unknown name, ``resize_to`` without the ``grid`` of the
+        patches, a ``colour_lambda`` that is negative, without ``colour``, or beside an affinity.
     """
     if features.ndim == 2:
-        values, vectors = spectral_eigenvectors(
-            features[None],
-            K,
-            which_matrix,
-            normalize,
-            threshold_at_zero,
-            lapnorm,
-            None if colour is None else [colour],
-            colour_lambda,
-            grid,
-            resize_to,
-            solver,
-        )
+        colour = None if colour is None else [colour]
+        rest = (normalize, threshold_at_zero, lapnorm, colour, colour_lambda, grid, resize_to, solver)
+        values, vectors = spectral_eigenvectors(features[None], K, which_matrix, *rest)
         return values[0], vectors[0]
     count = features.shape[-2] if resize_to is None else math.prod(resize_to)
     _check(features, count, K, which_matrix, solver)
+    _check_colour(which_matrix, colour, colour_lambda)
     features = features.float()
     if normalize:
         features = functional.normalize(features, dim=-1)
     if resize_to is not None:
+        if grid is None or math.prod(grid) != features.shape[-2]:
+            raise InputError(f"resize_to needs the grid of the {features.shape[-2]} patches, not {grid}")
         features = resize_features(features, grid, resize_to)
     dense = solver == "dense" or which_matrix == "affinity_torch" or count < DENSE_BELOW * _width(K)
     if which_matrix == "affinity_svd":
         vectors, values, _ = torch.linalg.svd(features, full_matrices=False)
         values, vectors = values[..., :K], vectors[..., :K]
     elif which_matrix in AFFINITIES:
-        affinity = feature_affinity(features, threshold_at_zero)
-        values, vectors = _leading(affinity, K, dense, _mix(features, _width(K)))
+        values, vectors = _leading_affinity(feature_affinity(features, threshold_at_zero), K, features, dense)
     else:
         # The largest entry of F F' is the largest squared norm of a row, by Cauchy and Schwarz: dividing the thin F by
         # that norm saves two passes over all entries of W.
@@ -117,22 +174,33 @@ def spectral_eigenvectors(
         if colour is not None and colour_lambda > 0:
             for matrix, image_colour in zip(affinity, colour, strict=True):
                 add_sparse(matrix, image_colour, colour_lambda)
-        laplacian = _normalised_laplacian if lapnorm else _plain_laplacian
-        values, vectors = laplacian(affinity, K, dense, features)
+        if lapnorm:
+            values, vectors, _ = normalised_cut(affinity, K, features, dense)
+        else:
+            values, vectors = _plain_laplacian(affinity, K, dense, features)
     return values, fix_signs(vectors.mT)
 
 
 def _check(features: Tensor, count: int, K: int, which_matrix: str, solver: str) -> None:
-    if which_matrix not in LAPLACIANS + AFFINITIES:
-        raise InputError(f"no which_matrix '{which_matrix}'; known are {', '.join(LAPLACIANS + AFFINITIES)}")
-    if solver not in SOLVERS:
-        raise InputError(f"no solver '{solver}'; known are {', '.join(SOLVERS)}")
+    check_choice("which_matrix", which_matrix, LAPLACIANS + AFFINITIES)
+    check_choice("solver", solver, SOLVERS)
+    if features.ndim != 3:
+        raise InputError(f"features are (T, D) or (B, T, D), not of shape {tuple(features.shape)}")
     dimension = features.shape[-1]
     most = min(count, dimension) if which_matrix == "affinity_svd" else count
     if not 1 <= K <= most:
         raise InputError(f"K={K} eigenvectors of {count} patches with {dimension} features: ask for 1 to {most}")
     if not torch.isfinite(features.float().square().sum(dim=-1)).all():
         raise InputError("the features hold NaN, infinite or immense values; extract them again")
+
+
+def _check_colour(which_matrix: str, colour: Sequence[coo_array] | None, colour_lambda: float) -> None:
+    if colour_lambda < 0:
+        raise InputError(f"colour_lambda={colour_lambda}: must not be negative")
+    if colour_lambda > 0 and colour is None:
+        raise InputError(f"colour_lambda={colour_lambda} weighs a colour affinity, and none is given")
+    if colour_lambda > 0 and which_matrix in AFFINITIES:
+        raise InputError(f"colour is for Laplacians, not for which_matrix={which_matrix}")
 
 
 def _width(K: int) -> int:
@@ -143,16 +211,6 @@ def _width(K: int) -> int:
 def _positive(values: Tensor, smallest: float) -> Tensor:
     """``values`` with those not above ``smallest`` set to 1."""
     return torch.where(values > smallest, values, 1.0)
-
-
-def _normalised_laplacian(affinity: Tensor, K: int, dense: bool, features: Tensor) -> tuple[Tensor, Tensor]:
-    """K smallest solutions of (D - W) x = l D x -> values (B, K) ascending, vectors (B, T, K) with x'Dx = 1."""
-    degree = _positive(affinity.sum(dim=-1, keepdim=True), SMALLEST_DEGREE)
-    root = degree.rsqrt()
-    # sqrt(degree) is the eigenvector of eigenvalue 1; the scaled features nearly span the next ones.
-    start = torch.cat([degree.sqrt(), _mix(features * root, _width(K))[..., 1:]], dim=-1)
-    values, vectors = _leading(affinity, K, dense, start, root)
-    return 1 - values, vectors * root
 
 
 def _plain_laplacian(affinity: Tensor, K: int, dense: bool, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,7 +228,7 @@ def _plain_laplacian(affinity: Tensor, K: int, dense: bool, features: Tensor) ->
         if not failed.any():
             start = torch.cat([torch.ones_like(degree)[..., None], _mix(features.double(), _width(K) - 1)], dim=-1)
             inverse, vectors, converged = leading_eigenpairs(
-                lambda block: torch.cholesky_solve(block, factor), start, K, TOLERANCE_FLOAT64
+                lambda block: torch.cholesky_solve(block, factor), start, K, TOLERANCE[torch.float64]
             )
             if converged:
                 return (1 / inverse - shift[:, None]).float(), vectors.float()
@@ -179,25 +237,48 @@ def _plain_laplacian(affinity: Tensor, K: int, dense: bool, features: Tensor) ->
     return (-values).float(), vectors.float()
 
 
-def _leading(matrix: Tensor, K: int, dense: bool, start: Tensor, root: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
-    """K largest eigenpairs of root * matrix (B, T, T) * root' -> values (B, K) descending, vectors (B, T, K).
+def _leading_affinity(W: Tensor, K: int, features: Tensor, dense: bool) -> tuple[Tensor, Tensor]:
+    """K largest eigenpairs of an affinity W (B, T, T) -> values (B, K) descending, vectors (B, T, K).
 
-    ``root`` (B, T, 1) scales the thin blocks and not the matrix: that would be a pass over all of its entries.
+    The largest eigenvalue is near T and the 50th near 1, so that rounding relative to the largest would drown the
+    others: the thin blocks are float64, where they stay orthogonal to the first eigenvector. W may stay float32.
     """
+    values, vectors = _leading_or_dense(
+        lambda block: (W @ block.float()).double(),
+        _mix(features, _width(K)).double(),
+        K,
+        TOLERANCE_AFFINITY,
+        lambda: W,
+        dense,
+    )
+    return values.float(), vectors.float()
+
+
+def _leading_or_dense(
+    apply: Callable[[Tensor], Tensor],
+    start: Tensor,
+    K: int,
+    tolerance: float,
+    matrix: Callable[[], Tensor],
+    dense: bool,
+) -> tuple[Tensor, Tensor]:
+    """K largest eigenpairs, descending: by the iteration with ``apply``, or by LAPACK, which alone needs the matrix."""
     if not dense:
-        values, vectors, converged = leading_eigenpairs(
-            lambda block: root * (matrix @ (root * block)), start, K, TOLERANCE
-        )
+        values, vectors, converged = leading_eigenpairs(apply, start, K, tolerance)
         if converged:
             return values, vectors
         _warn()
-    if isinstance(root, Tensor):
-        matrix = matrix * root * root.mT
-    return dense_leading_eigenpairs(matrix, K)
+    return dense_leading_eigenpairs(matrix(), K)
 
 
 def _warn() -> None:
-    warnings.warn("the eigenvectors of an image did not converge; computed by dense LAPACK instead", stacklevel=4)
+    warnings.warn("the eigenvectors of an image did not converge; computed by dense LAPACK instead", stacklevel=5)
+
+
+def _noise(W: Tensor, width: int) -> Tensor:
+    """(..., T, width) random block, the same for all matrices of a batch. Seeded: a rerun gives the same result."""
+    noise = torch.randn(W.shape[-1], width, generator=torch.Generator().manual_seed(0)).to(W)
+    return noise.expand(*W.shape[:-1], width)
 
 
 def _mix(features: Tensor, width: int) -> Tensor:
