@@ -62,6 +62,11 @@ def build_parser() -> Parser:
     detector = parser.add_argument_group("detector")
     detector.add_argument("--k_patches", type=_at_least(1), default=100, help="LOST: patches of lowest degree")
     detector.add_argument("--dinoseg_head", type=_at_least(0), default=4, help="DINO-seg: head of the attention")
+    detector.add_argument(
+        "--dinoseg_mended",
+        action="store_true",
+        help="DINO-seg: consider all components, of which the published code leaves out the last",
+    )
     detector.add_argument("--tau", type=float, default=0.2, help="TokenCut: least cosine of an edge")
     detector.add_argument(
         "--which_matrix", default="infer", choices=("infer", "affinity", "laplacian"), help="eigenseg"

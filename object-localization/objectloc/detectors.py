@@ -33,7 +33,7 @@ class Detection:
     Attributes
     ----------
     mask
-        (rows, columns) bool: the connected component that the box encloses; never empty.
+        (rows, columns) bool: what the box encloses, a connected component or a background; never empty.
     seed
         (row, column) of the patch that the method started from, if it has one.
     maps
@@ -145,7 +145,7 @@ def component_at(mask: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
     return alone
 
 
-def dino_seg(attention: Tensor, grid: tuple[int, int], head: int = 4) -> Detection:
+def dino_seg(attention: Tensor, grid: tuple[int, int], head: int = 4, mended: bool = False) -> Detection:
     """DINO-seg: the largest 4-connected component of the patches that hold 60 % of a head's attention from [CLS].
 
     Parameters
@@ -156,16 +156,20 @@ def dino_seg(attention: Tensor, grid: tuple[int, int], head: int = 4) -> Detecti
         (rows, columns), T = rows * columns.
     head
         Which head, from 0. (The published baseline: 4 of ViT-S/16's six.)
+    mended
+        Consider all components. By default the last one, in reading order of the components' first patches, is left
+        out, and where it is the only one the mask is the background around it: a slip of the published code (LOST's
+        ``dino_seg``, from there in Deep Spectral Methods), which the published figures and recorded values include.
 
     Notes
     -----
-    Of several components the published code never considers the last one in reading order of their first patches.
-    Published figures and recorded values include that, and so does this function.
+    A single component that covers the whole grid has no background; the published code fails there, the mask here is
+    the whole grid. Published boxes may reach into the padding at the right and bottom; ours are clipped to the image.
 
     Raises
     ------
     InputError
-        No such head.
+        No such head, or its attention is 0 everywhere.
     """
     if not 0 <= head < len(attention):
         raise InputError(f"no head {head}: the backbone has {len(attention)}, counted from 0")
@@ -175,12 +179,15 @@ def dino_seg(attention: Tensor, grid: tuple[int, int], head: int = 4) -> Detecti
     mask = np.zeros(len(weights), dtype=bool)
     mask[order[kept].numpy()] = True
     components, count = ndimage.label(mask.reshape(grid), CROSS)
-    if count > 1:
-        components[components == count] = 0  # the published slip
-    largest = largest_component(components > 0, CROSS)
-    if not largest.any():
+    if count == 0:
         raise InputError("the attention of [CLS] holds no mass")
-    return Detection(largest, maps={"attention": _on_grid(weights, grid), "60 % of the mass": mask.reshape(grid)})
+    if mended:
+        found = largest_component(components > 0, CROSS)
+    elif count > 1:
+        found = largest_component((components > 0) & (components < count), CROSS)
+    else:
+        found = components == 0 if (components == 0).any() else components > 0
+    return Detection(found, maps={"attention": _on_grid(weights, grid), "60 % of the mass": mask.reshape(grid)})
 
 
 def tokencut(features: Tensor, grid: tuple[int, int], tau: float = 0.2) -> Detection:

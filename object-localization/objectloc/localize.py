@@ -118,7 +118,7 @@ def detect(patches: Patches, options: DetectorOptions) -> Detection:
     if options.mode == "tokencut":
         return detectors.tokencut(patches.values, patches.grid, options.tau)
     if options.mode == "dinoseg":
-        return detectors.dino_seg(patches.values, patches.grid, options.dinoseg_head)
+        return detectors.dino_seg(patches.values, patches.grid, options.dinoseg_head, options.dinoseg_mended)
     vector = patches.values
     if not options.precomputed_eigs_dir:
         kind = "laplacian" if options.which_matrix == "infer" else options.which_matrix
@@ -142,7 +142,7 @@ def made_from(options: DetectorOptions) -> dict[str, Any]:
     mode = options.mode
     reads = {
         "lost": ("k_patches", "which_features"),
-        "dinoseg": ("dinoseg_head",),
+        "dinoseg": ("dinoseg_head", "dinoseg_mended"),
         "eigenseg": ("which_matrix",) if options.precomputed_eigs_dir else ("which_matrix", "which_features"),
         "tokencut": ("tau", "which_features"),
         "trivial": ("trivial",),

@@ -34,6 +34,7 @@ class DetectorOptions:
     k_patches: int = 100
     resnet_dilate: int = 2
     dinoseg_head: int = 4
+    dinoseg_mended: bool = False
     tau: float = 0.2
     which_matrix: str = "infer"
     trivial: str | None = None

@@ -194,7 +194,7 @@ def attention(*values: float) -> torch.Tensor:
 
 def test_dino_seg_keeps_sixty_per_cent():
     """Ascending shares 0.05 x 4, 0.2, 0.6 add up to .05 .1 .15 .2 .4 1: only the last exceeds 0.4."""
-    found = dino_seg(attention(0.05, 0.05, 0.6, 0.2, 0.05, 0.05), (2, 3), head=0)
+    found = dino_seg(attention(0.05, 0.05, 0.6, 0.2, 0.05, 0.05), (2, 3), head=0, mended=True)
     assert found.mask.tolist() == [[False, False, True], [False, False, False]]
 
 
@@ -203,16 +203,39 @@ def test_dino_seg_never_considers_the_last_component():
     weights = np.full((3, 4), 0.007)
     weights[0, 0] = 0.3
     weights[2] = 0.12, 0.15, 0.18, 0.2  # the first two are not among the 60 %
-    found = dino_seg(attention(*weights.ravel()), (3, 4), head=0)
+    found, mended = (dino_seg(attention(*weights.ravel()), (3, 4), 0, mended) for mended in (False, True))
     assert np.argwhere(found.maps["60 % of the mass"]).tolist() == [[0, 0], [2, 2], [2, 3]]
     assert np.argwhere(found.mask).tolist() == [[0, 0]]
-    weights[0, 0] = 0.007  # now it is the only one
-    assert dino_seg(attention(*weights.ravel()), (3, 4), head=0).box((8, 8), (24, 32)) == (8, 16, 32, 24)
+    assert np.argwhere(mended.mask).tolist() == [[2, 2], [2, 3]]
+
+
+def test_dino_seg_of_a_single_component():
+    """The published code takes the background: here the two patches on the left."""
+    found, mended = (dino_seg(attention(0.01, 0.01, 1.0), (1, 3), 0, mended) for mended in (False, True))
+    assert found.mask.tolist() == [[True, True, False]]
+    assert mended.mask.tolist() == [[False, False, True]]
+    assert dino_seg(attention(1.0, 1.0), (1, 2), 0).mask.all()  # there is no background
+
+
+def test_recorded_dino_seg_of_odd_maps():
+    """Boxes by the published code, which does not clip them."""
+    recorded = json.loads(reference("dino_seg_odd.json").read_text())
+    assert len(recorded) == 16
+    mended_too = 0
+    for entry in recorded.values():
+        rows, columns = entry["grid"]
+        size = (16 * rows - 5, 16 * columns - 9)
+        xmin, ymin, xmax, ymax = entry["box"]
+        expected = (xmin, ymin, min(xmax, size[1]), min(ymax, size[0]))
+        assert dino_seg(attention(*entry["attention"]), (rows, columns), 0).box((16, 16), size) == expected
+        mended = dino_seg(attention(*entry["attention"]), (rows, columns), 0, mended=True)
+        mended_too += mended.box((16, 16), size) == expected
+    assert mended_too < 16
 
 
 def test_dino_seg_of_another_head():
     both = torch.tensor([[0.9, 0.05, 0.05], [0.05, 0.05, 0.9]])
-    assert dino_seg(both, (1, 3), head=1).mask.tolist() == [[False, False, True]]
+    assert dino_seg(both, (1, 3), head=1, mended=True).mask.tolist() == [[False, False, True]]
     with pytest.raises(InputError, match="no head 2: the backbone has 2"):
         dino_seg(both, (1, 3), head=2)
 
@@ -227,7 +250,7 @@ def test_dino_seg_on_anything(values, scale):
     weights = attention(*values)
     found = dino_seg(weights, (4, 5), head=0)
     kept = found.maps["60 % of the mass"]
-    assert kept[found.mask].all()
+    assert kept[found.mask].all() or not kept[found.mask].any()
     total = weights.sum().item()
     shares = weights.reshape(4, 5).numpy()
     assert shares[kept].sum() >= 0.6 * total * (1 - 1e-5)

@@ -62,6 +62,7 @@ def recorded() -> dict:
         ("lost_centred_k20", ["--k_patches", 20]),
         ("dino_seg_head0", ["--dinoseg", "--dinoseg_head", 0]),
         ("dino_seg_head4", ["--dinoseg"]),
+        ("dino_seg_head4", ["--dinoseg", "--dinoseg_mended"]),
     ],
 )
 def test_recorded_boxes_of_features(recorded, localization, tmp_path, recorded_as, flags):
@@ -82,6 +83,7 @@ def test_recorded_boxes_of_features(recorded, localization, tmp_path, recorded_a
     for image in DINO_IMAGES:
         expected = recorded[image][recorded_as]
         assert found.box(f"{image}.png") == (expected["box"] if "seed" in expected else expected)
+    assert found.summary["settings"].get("dinoseg_mended", False) == ("--dinoseg_mended" in flags)
     assert set(found.summary["problems"]) == {"rocket"}  # no features of that one
     assert found.error.startswith("error: 1 of 4 images could not be handled")
 

@@ -28,7 +28,7 @@ from spectralseg.running.workers import attempt, map_processes
 DESCRIPTION_FILE = "stage.json"
 
 # Arguments that commands gained after folders had been written without them, and what those folders were made with.
-ADDED_ARGUMENTS = {"color_grid": "cropped", "mask_format": "palette"}
+ADDED_ARGUMENTS = {"color_grid": "cropped", "mask_format": "palette", "dinoseg_mended": False}
 
 
 def rank_and_world_size() -> tuple[int, int]:
