@@ -1,7 +1,9 @@
 """How well a mask fits the truth: accuracy, IoU, F-beta, and F-beta of soft maps over all thresholds.
 
-Masks are (H, W) booleans, soft maps (H, W) probabilities of the foreground in [0, 1]. Measures that are undefined (no
-pixel in a union, say) are 0, as in the published evaluation.
+Masks are (H, W) booleans, soft maps (H, W) probabilities of the foreground in [0, 1]. Where neither mask has any
+foreground, accuracy and F-beta are 1 and IoU is 0, as in the published evaluation: it sets the precision of an empty
+prediction and the recall of an empty truth to 1, but an IoU of 0 / 0 to 0. Where only one of the two is empty, IoU and
+F-beta are 0.
 
 Sources: Achanta et al., "Frequency-tuned Salient Region Detection", CVPR 2009 (F-beta with beta^2 = 0.3); Voynov,
 Morozov and Babenko, "Object Segmentation Without Labels with Large-Scale Generative Models", ICML 2021 (maximum over
@@ -29,7 +31,7 @@ def iou(prediction: Mask, truth: Mask) -> float:
 
 
 def f_beta(prediction: Mask, truth: Mask) -> float:
-    """(1 + beta^2) P R / (beta^2 P + R) of precision P and recall R, beta^2 = 0.3; 0 where undefined."""
+    """(1 + beta^2) P R / (beta^2 P + R) of precision P and recall R, beta^2 = 0.3; 1 where both masks are empty."""
     both, predicted, true = (np.count_nonzero(mask) for mask in (prediction & truth, prediction, truth))
     return float(_f_beta(np.array(both), np.array(predicted), true))
 
@@ -48,12 +50,10 @@ def f_beta_curve(soft: NDArray, truth: Mask) -> NDArray[np.float64]:
 
 
 def _f_beta(both: NDArray, predicted: NDArray, true: int) -> NDArray[np.float64]:
-    """With P = both / predicted and R = both / true, F = (1 + beta^2) both / (beta^2 true + predicted)."""
-    above, below = (
-        both + BETA_SQUARED * both,
-        predicted + BETA_SQUARED * true,
-    )  # so summed, perfect is 1 to the last bit
-    return np.divide(above, below, out=np.zeros(np.shape(below)), where=below > 0)
+    """With P = both / predicted and R = both / true, F = (1 + beta^2) both / (beta^2 true + predicted); 0 / 0 is 1."""
+    above = both + BETA_SQUARED * both  # summed like the line below, so that perfect is 1 to the last bit
+    below = predicted + BETA_SQUARED * true
+    return np.divide(above, below, out=np.ones(np.shape(below)), where=below > 0)
 
 
 class MeanScores:

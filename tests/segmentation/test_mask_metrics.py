@@ -37,16 +37,18 @@ def test_by_hand():
 
 def test_nothing_there():
     empty, full = mask("..", ".."), mask("##", "##")
-    assert (accuracy(empty, empty), iou(empty, empty), f_beta(empty, empty)) == (1, 0, 0)
+    assert (accuracy(empty, empty), iou(empty, empty), f_beta(empty, empty)) == (1, 0, 1)
     for prediction, truth in ((full, empty), (empty, full)):
         assert (accuracy(prediction, truth), iou(prediction, truth), f_beta(prediction, truth)) == (0, 0, 0)
+    curve = f_beta_curve(np.full((2, 2), 0.5), empty)  # 0 while a threshold lets the map pass
+    assert [curve[index] for index in (0, 126, 127, 253)] == [0, 0, 1, 1]
 
 
 @given(masks)
 def test_perfect_predictions(truth: np.ndarray):
-    assert accuracy(truth, truth) == 1
-    assert iou(truth, truth) == f_beta(truth, truth) == (1 if truth.any() else 0)
-    assert (f_beta_curve(truth.astype(float), truth) == (1 if truth.any() else 0)).all()
+    assert accuracy(truth, truth) == f_beta(truth, truth) == 1
+    assert iou(truth, truth) == (1 if truth.any() else 0)
+    assert (f_beta_curve(truth.astype(float), truth) == 1).all()
 
 
 @given(pairs())
