@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
+from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import patch_grid, to_tensor
 from spectralseg.files.label_maps import upscale_labels
-from spectralseg.mathematics.affinity import COLOUR_AFFINITIES, colour_grid
+from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
 from spectralseg.mathematics.crf import CrfSettings, dense_crf
 from spectralseg.mathematics.eigen import spectral_eigenvectors
 from spectralseg.mathematics.regions import background_first, bounding_box, kmeans_segments, largest_component
@@ -86,6 +87,7 @@ class Segmenter:
         which_color_matrix: str = "knn",
         crf: bool = False,
         seed: int = 0,
+        color_grid: str = "cropped",
     ) -> Segmentation:
         """Segment a picture.
 
@@ -94,21 +96,31 @@ class Segmenter:
         image
             Any Pillow image; its EXIF orientation is applied.
         K
-            Eigenvectors, the constant one included; at least 2.
+            Eigenvectors, the constant one included; at least 2, at most as many as the image has patches.
         num_segments
-            Regions of the segment map.
+            Regions of the segment map, 1 to 255.
         color_lambda, which_color_matrix
             Weight and kind (``knn``, ``rw``) of the colour affinity.
         crf
             Sharpen mask and segments to the edges of the image (needs pydensecrf).
         seed
             Of K-means.
+        color_grid
+            ``cropped`` or ``released``: which part of the image the colour affinity sees, as of ``extract.py
+            extract_eigs``.
 
         Raises
         ------
         spectralseg.errors.InputError
-            The image is smaller than a patch, or has fewer patches than K.
+            An unknown name or a number out of its range; the image is smaller than a patch, or has fewer patches than
+            K.
         """
+        if K < 2:
+            raise InputError(f"K={K}: mask and segments need at least 2 eigenvectors, for number 0 is constant")
+        if not 1 <= num_segments <= 255:
+            raise InputError(f"num_segments={num_segments}: must be 1 to 255")
+        check_choice("which_color_matrix", which_color_matrix, COLOUR_AFFINITIES)
+        check_choice("color_grid", color_grid, COLOR_GRIDS)
         image = ImageOps.exif_transpose(image).convert("RGB")
         patch = self.backbone.patch_size
         grid = patch_grid(image.height, image.width, patch)
@@ -116,16 +128,14 @@ class Segmenter:
         colour = None
         if color_lambda > 0:
             covered = (grid[0] * patch, grid[1] * patch)
-            colour = COLOUR_AFFINITIES[which_color_matrix](colour_grid(image, covered, grid))
+            colour = colour_affinity(image, covered, grid, which_color_matrix, color_grid)
         values, vectors = spectral_eigenvectors(features, K, colour=colour, colour_lambda=color_lambda)
-        vectors = vectors.cpu().numpy()
-        mask = (vectors[1] > 0).reshape(grid).astype(np.uint8)
-        segments = background_first(kmeans_segments(vectors[1:].T, num_segments, seed).reshape(grid))
-        mask = self._at_pixels(image, mask, 2, crf)
-        segments = self._at_pixels(image, segments, num_segments, crf)
-        return Segmentation(
-            values.cpu().numpy(), vectors.reshape(K, *grid), patch, mask.astype(bool), segments, object_box(mask)
-        )
+        eigenvalues, eigenvectors = values.cpu().numpy(), vectors.cpu().numpy()
+        coarse_mask = (eigenvectors[1] > 0).reshape(grid)
+        coarse_segments = background_first(kmeans_segments(eigenvectors[1:].T, num_segments, seed).reshape(grid))
+        mask = self._at_pixels(image, coarse_mask, 2, crf).astype(bool)
+        segments = self._at_pixels(image, coarse_segments, num_segments, crf)
+        return Segmentation(eigenvalues, eigenvectors.reshape(K, *grid), patch, mask, segments, object_box(mask))
 
     def _at_pixels(self, image: Image.Image, labels: np.ndarray, num_classes: int, crf: bool) -> np.ndarray:
         full = upscale_labels(labels.astype(np.uint8), image.height, image.width, self.backbone.patch_size)

@@ -11,11 +11,9 @@ from PIL import Image
 from scipy.sparse import coo_array
 from torch.nn import functional
 
-from spectralseg.errors import InputError
 from spectralseg.mathematics.affinity import (
     PANEL,
     add_sparse,
-    colour_affinity,
     colour_grid,
     feature_affinity,
     gram,
@@ -222,14 +220,6 @@ def test_released_grid_is_the_published_one(height, width):
     covered = (grid[0] * 16, grid[1] * 16)
     assert np.array_equal(colour_grid(photograph, covered, grid, "released"), theirs)
     assert np.array_equal(colour_grid(photograph, covered, grid), theirs) == (covered == (height, width))
-
-
-def test_unknown_names_of_colour_are_refused():
-    image = Image.new("RGB", (4, 4))
-    with pytest.raises(InputError, match="^no color_grid 'padded'; known are cropped, released$"):
-        colour_affinity(image, (4, 4), (2, 2), color_grid="padded")
-    with pytest.raises(InputError, match="^no which_color_matrix 'lab'; known are knn, rw$"):
-        colour_affinity(image, (4, 4), (2, 2), "lab")
 
 
 def test_colour_grid_of_the_same_size_keeps_the_pixels():

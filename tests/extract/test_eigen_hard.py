@@ -178,13 +178,6 @@ def test_damaged_features_are_refused(value, which):
         spectral_eigenvectors(features, 4, **which)
 
 
-def test_unknown_names():
-    with pytest.raises(InputError, match="no which_matrix 'graph'; known are laplacian, matting_laplacian, affinity"):
-        spectral_eigenvectors(seeded(9, 3), 2, "graph")
-    with pytest.raises(InputError, match="no solver 'fast'; known are auto, dense"):
-        spectral_eigenvectors(seeded(9, 3), 2, solver="fast")
-
-
 @pytest.mark.parametrize("which", [{}, {"lapnorm": False}, {"which_matrix": "affinity"}])
 def test_what_does_not_converge_goes_to_lapack(which, monkeypatch):
     features = seeded(200, 40)

@@ -241,7 +241,6 @@ def test_an_image_of_one_colour(pymatting, level):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "magic"}, "no method 'magic'; there are closed_form and knn"),
         ({"known": np.full((5, 5), 0.5)}, r"a trimap of \(5, 5\) does not fit an image of \(60, 80\)"),
         ({"known": np.where(composite()[2] == 1, 1, 0.5)}, "closed_form matting failed: Trimap did not contain back"),
         ({"known": np.where(composite()[2] == 0, 0, 0.5), "method": "knn"}, "knn matting failed: Trimap did not conta"),
@@ -366,7 +365,7 @@ def test_what_is_missing_or_damaged_is_reported_and_the_others_go_on(pymatting, 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--method", "levin"), "--method levin: there are closed_form and knn"),
+        (("--method", "levin"), "no method 'levin'; known are closed_form, knn"),
         (("--num_erode", -1), "--num_erode -1: must not be negative"),
         (("--num_dilate", -1), "--num_dilate -1: must not be negative"),
         (("--downsample_factor", 0), "--downsample_factor must be at least 1"),

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import load_image, read_images_list
 from spectralseg.files.label_maps import load_labels, upscale_labels
 from spectralseg.files.storage import atomic_write
@@ -38,8 +38,7 @@ def extract_mattes(
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
     settings = settings or MatteSettings()
-    if settings.method not in METHODS:
-        raise InputError(f"--method {settings.method}: there are {' and '.join(METHODS)}")
+    check_choice("method", settings.method, METHODS)
     for name, value in (("num_erode", settings.num_erode), ("num_dilate", settings.num_dilate)):
         if value is not None and value < 0:
             raise InputError(f"--{name} {value}: must not be negative")

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
-from spectralseg.errors import check_choice
+from spectralseg.errors import InputError, check_choice
 
 COLOR_GRIDS = ("cropped", "released")
 KNN_SETTINGS = ((20, 2.0), (10, 0.1))  # (neighbours, weight of the position beside the colour)
@@ -46,7 +46,12 @@ def feature_affinity(features: Tensor, threshold_at_zero: bool = True) -> Tensor
 
 
 def resize_features(features: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Bilinear resizing (align_corners=False) of features (B, T, D) on ``grid`` = (rows, columns) to ``new_grid``."""
+    """Bilinear resizing (align_corners=False) of features (B, T, D) on ``grid`` = (rows, columns) to ``new_grid``.
+
+    A grid of other than T cells, or a new one without any, is an :class:`InputError`.
+    """
+    if grid[0] * grid[1] != features.shape[1] or min(new_grid) < 1:
+        raise InputError(f"{features.shape[1]} patches on a grid of {grid} cannot be resized to {new_grid}")
     if grid == new_grid:
         return features
     on_grid = features.transpose(1, 2).unflatten(2, grid)
@@ -97,7 +102,7 @@ def knn_affinity(colours: np.ndarray, settings: Sequence[tuple[int, float]] = KN
 
     ``colours`` (rows, columns, 3) in [0, 1] -> sparse (T, T) float64 with repeated entries, to be summed.
     """
-    rows, columns = colours.shape[:2]
+    rows, columns = _checked(colours)
     count = rows * columns
     y, x = np.meshgrid(np.linspace(0, 1, rows), np.linspace(0, 1, columns), indexing="ij")
     sources, targets = [], []
@@ -120,7 +125,7 @@ def rw_affinity(colours: np.ndarray, beta: float = RW_BETA) -> coo_array:
 
     ``colours`` (rows, columns, 3) in [0, 1] -> sparse (T, T) float64 with repeated entries, to be summed.
     """
-    rows, columns = colours.shape[:2]
+    rows, columns = _checked(colours)
     count = rows * columns
     flat = colours.reshape(count, 3)
     y, x = np.divmod(np.arange(count), columns)
@@ -133,6 +138,12 @@ def rw_affinity(colours: np.ndarray, beta: float = RW_BETA) -> coo_array:
     i, j = np.concatenate(sources), np.concatenate(targets)
     weights = np.exp(-beta * np.sum((flat[i] - flat[j]) ** 2, axis=1))
     return coo_array((weights, (i, j)), shape=(count, count))
+
+
+def _checked(colours: np.ndarray) -> tuple[int, int]:
+    if colours.ndim != 3 or colours.shape[2] != 3:
+        raise InputError(f"colours are (rows, columns, 3), not of shape {colours.shape}")
+    return colours.shape[0], colours.shape[1]
 
 
 COLOUR_AFFINITIES = {"knn": knn_affinity, "rw": rw_affinity}
@@ -156,6 +167,8 @@ def colour_affinity(
 
 def add_sparse(dense: Tensor, sparse: coo_array, factor: float) -> None:
     """``dense += factor * sparse`` in place, for a contiguous (T, T) tensor; repeated entries add up."""
+    if sparse.shape != dense.shape:
+        raise InputError(f"a colour affinity of shape {sparse.shape} does not fit {len(dense)} patches")
     sparse = sparse.tocsr()
     sparse.sum_duplicates()
     sparse = sparse.tocoo()

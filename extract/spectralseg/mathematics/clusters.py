@@ -67,8 +67,12 @@ def semantic_map(segments: np.ndarray, labels: list[int], clusters: list[int], c
     Raises
     ------
     InputError
-        A cluster number beyond 255.
+        Labels without clusters or beyond 255, or a cluster number beyond 255.
     """
+    if len(labels) != len(clusters):
+        raise InputError(f"{len(labels)} labels and {len(clusters)} clusters: each label needs one")
+    if labels and not 0 <= min(labels) <= max(labels) <= 255:
+        raise InputError(f"labels {min(labels)} to {max(labels)}: a label map holds 0 to 255")
     table = np.zeros(256, dtype=np.int64)
     table[labels] = np.asarray(clusters, dtype=np.int64) + cluster_offset
     if table.max() > 255 or table.min() < 0:

@@ -66,12 +66,14 @@ def dense_crf(image: np.ndarray, labels: np.ndarray, num_classes: int, settings:
     Raises
     ------
     InputError
-        Labels beyond ``num_classes``, sizes that differ, or no pydensecrf.
+        Labels that are negative or beyond ``num_classes``, sizes that differ, or no pydensecrf.
     """
     if labels.shape != image.shape[:2]:
         raise InputError(f"a label map of {labels.shape} does not fit an image of {image.shape[:2]}")
     if labels.max() >= num_classes:
         raise InputError(f"label {labels.max()} in a map of {num_classes} classes; raise --num_classes")
+    if labels.min() < 0:
+        raise InputError(f"label {labels.min()}: labels count from 0")
     classes, copies = merge_absent(labels, num_classes)
     unary = np.empty((len(classes), labels.size), dtype=np.float32)
     unary[:] = -np.log(np.float32(1 - CERTAINTY)) - np.log(copies)[:, None]

@@ -142,22 +142,25 @@ def spectral_eigenvectors(
     ------
     InputError
         K above T (after resizing), NaN or infinite features, an unknown name, ``resize_to`` without the ``grid`` of the
-        patches, a ``colour_lambda`` that is negative, without ``colour``, or beside an affinity.
+        patches, a ``colour_lambda`` that is negative, without ``colour``, or beside an affinity, colours of another
+        number or size.
     """
     if features.ndim == 2:
         colour = None if colour is None else [colour]
         rest = (normalize, threshold_at_zero, lapnorm, colour, colour_lambda, grid, resize_to, solver)
         values, vectors = spectral_eigenvectors(features[None], K, which_matrix, *rest)
         return values[0], vectors[0]
+    if features.ndim != 3:
+        raise InputError(f"features are (T, D) or (B, T, D), not of shape {tuple(features.shape)}")
     count = features.shape[-2] if resize_to is None else math.prod(resize_to)
     _check(features, count, K, which_matrix, solver)
-    _check_colour(which_matrix, colour, colour_lambda)
+    _check_colour(len(features), which_matrix, colour, colour_lambda)
     features = features.float()
     if normalize:
         features = functional.normalize(features, dim=-1)
     if resize_to is not None:
-        if grid is None or math.prod(grid) != features.shape[-2]:
-            raise InputError(f"resize_to needs the grid of the {features.shape[-2]} patches, not {grid}")
+        if grid is None:
+            raise InputError(f"resize_to={resize_to} needs the grid of the patches")
         features = resize_features(features, grid, resize_to)
     dense = solver == "dense" or which_matrix == "affinity_torch" or count < DENSE_BELOW * _width(K)
     if which_matrix == "affinity_svd":
@@ -184,8 +187,6 @@ def spectral_eigenvectors(
 def _check(features: Tensor, count: int, K: int, which_matrix: str, solver: str) -> None:
     check_choice("which_matrix", which_matrix, LAPLACIANS + AFFINITIES)
     check_choice("solver", solver, SOLVERS)
-    if features.ndim != 3:
-        raise InputError(f"features are (T, D) or (B, T, D), not of shape {tuple(features.shape)}")
     dimension = features.shape[-1]
     most = min(count, dimension) if which_matrix == "affinity_svd" else count
     if not 1 <= K <= most:
@@ -194,13 +195,15 @@ def _check(features: Tensor, count: int, K: int, which_matrix: str, solver: str)
         raise InputError("the features hold NaN, infinite or immense values; extract them again")
 
 
-def _check_colour(which_matrix: str, colour: Sequence[coo_array] | None, colour_lambda: float) -> None:
+def _check_colour(batch: int, which_matrix: str, colour: Sequence[coo_array] | None, colour_lambda: float) -> None:
     if colour_lambda < 0:
         raise InputError(f"colour_lambda={colour_lambda}: must not be negative")
     if colour_lambda > 0 and colour is None:
         raise InputError(f"colour_lambda={colour_lambda} weighs a colour affinity, and none is given")
     if colour_lambda > 0 and which_matrix in AFFINITIES:
         raise InputError(f"colour is for Laplacians, not for which_matrix={which_matrix}")
+    if colour is not None and len(colour) != batch:
+        raise InputError(f"{len(colour)} colour affinities for {batch} images: give one for each")
 
 
 def _width(K: int) -> int:

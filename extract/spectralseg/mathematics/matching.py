@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, check_choice
 
 Match = list[tuple[int, int]]  # (cluster, class), clusters ascending
 
@@ -176,14 +176,15 @@ def eagle_confusion(counts: NDArray[np.int64], protocol: Literal["released", "st
     np.ndarray
         (classes + 1, classes + 1): rows predicted, columns true.
     """
+    check_choice("protocol", protocol, ("released", "strict"))
     num_classes = counts.shape[1]
+    if len(counts) < num_classes:
+        raise InputError(f"{len(counts)} clusters cannot be matched one to one with {num_classes} classes")
     match = hungarian_match(counts[:num_classes])
     matched = [cluster for cluster, _ in match]
     pool = [cluster for cluster in range(len(counts)) if cluster not in matched]
     if protocol == "released":
         pool = [cluster for cluster in pool if cluster < num_classes]
-    elif protocol != "strict":
-        raise ValueError(f"no protocol '{protocol}': released or strict")
     widened = np.pad(counts, ((0, 0), (0, 1)))
     return _renamed(widened, [*match, *((cluster, num_classes) for cluster in pool)], num_classes + 1)
 

@@ -18,7 +18,7 @@ from PIL import Image
 from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, check_choice
 from spectralseg.mathematics.regions import SQUARE
 
 SMALLEST = 3  # pixels: the window of closed-form matting
@@ -72,7 +72,14 @@ def trimap(mask: np.ndarray, num_erode: int, num_dilate: int) -> np.ndarray:
     -------
     np.ndarray
         (H, W) float64: 1 foreground, 0 background, 0.5 unknown. Of a mask that is empty or full: 0 or 1 everywhere.
+
+    Raises
+    ------
+    InputError
+        A negative width.
     """
+    if min(num_erode, num_dilate) < 0:
+        raise InputError(f"{num_erode} erosions and {num_dilate} dilations: must not be negative")
     mask = np.asarray(mask) != 0
     known = np.full(mask.shape, UNKNOWN)
     known[_eroded(mask, num_erode)] = 1
@@ -116,8 +123,7 @@ def estimate_alpha(image: np.ndarray, known: np.ndarray, method: str = "closed_f
     InputError
         No such method, sizes that differ, an image below 3x3 pixels, a system that cannot be solved, or no pymatting.
     """
-    if method not in METHODS:
-        raise InputError(f"no method '{method}'; there are {' and '.join(METHODS)}")
+    check_choice("method", method, METHODS)
     height, width = known.shape
     if image.shape[:2] != known.shape:
         raise InputError(f"a trimap of {known.shape} does not fit an image of {image.shape[:2]}")

@@ -37,6 +37,8 @@ def kmeans_segments(points: np.ndarray, num_segments: int, seed: int = 0) -> np.
     (The published code sets no seed and no number of starts: scikit-learn's default, 10 before version 1.4, 1 since.)
     With fewer distinct points than segments each distinct point is a segment.
     """
+    if points.ndim != 2 or not points.size:
+        raise InputError(f"points are (T, d), not of shape {points.shape}")
     if num_segments < 1:
         raise InputError(f"{num_segments} segments: there must be at least one")
     from sklearn.cluster import KMeans  # takes seconds to import, which most commands need not wait for
@@ -73,6 +75,8 @@ def largest_component(mask: np.ndarray, structure: np.ndarray = SQUARE) -> np.nd
 
 def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """(xmin, ymin, xmax, ymax) of a mask that is not empty, in cells, the maxima exclusive."""
+    if not mask.any():
+        raise InputError("an empty mask has no box")
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
@@ -82,6 +86,8 @@ def smooth_mask(mask: np.ndarray, num_erode: int, num_dilate: int) -> np.ndarray
 
     An erosion that would leave nothing is skipped. What lies outside the image erodes nothing.
     """
+    if min(num_erode, num_dilate) < 0:
+        raise InputError(f"{num_erode} erosions and {num_dilate} dilations: must not be negative")
     for _ in range(num_erode):
         eroded = ndimage.binary_erosion(mask, CROSS, border_value=1)
         mask = eroded if eroded.any() else mask

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spectralseg.errors import InputError
+
 BASIS_BLOCKS = 6  # restart when the basis has grown to that many blocks
 START_NOISE = 1e-2  # random part of the start: a block that spans eigenvectors exactly would never see the others
 
@@ -25,9 +27,10 @@ def leading_eigenpairs(
     apply
         (..., T, b) -> (..., T, b), the operator on a block of vectors.
     start
-        (..., T, b) block to start from, b > K. Eigenvalues of multiplicity up to b are found in full.
+        (..., T, b) block to start from; the more columns, the fewer products. Eigenvalues of multiplicity up to b are
+        found in full.
     K
-        Number of eigenpairs.
+        Number of eigenpairs, 1 to b.
     tolerance
         Of the residuals ||A x - m x||, relative to the largest |m|.
     max_iterations
@@ -37,8 +40,15 @@ def leading_eigenpairs(
     -------
     eigenvalues, eigenvectors, converged
         (..., K) descending; (..., T, K) orthonormal; whether the tolerance was reached.
+
+    Raises
+    ------
+    InputError
+        K outside 1 to b, or b above T.
     """
     width = start.shape[-1]
+    if not 1 <= K <= width <= start.shape[-2]:
+        raise InputError(f"{K} eigenpairs from a block of shape {tuple(start.shape)}: needs K <= columns <= rows")
     noise = torch.randn(start.shape[-2:], generator=torch.Generator().manual_seed(0)).to(start) / start.shape[-2] ** 0.5
     basis = _orthonormal(functional.normalize(start, dim=-2) + START_NOISE * noise)
     image = apply(basis)
