@@ -16,7 +16,7 @@ from objectloc.coco import boxes_by_image, coco20k_names, load_coco20k, read_coc
 from objectloc.options import DataOptions
 from objectloc.tables import SIDES, read_table
 from spectralseg.errors import InputError
-from spectralseg.files.images import EXTENSIONS, by_id, find_image
+from spectralseg.files.images import by_id, find_image, list_images
 
 VOC_FOLDERS = {"VOC07": ("VOC2007", "VOCdevkit", "VOC2007"), "VOC12": ("VOC2012", "VOCdevkit", "VOC2012")}
 OUTSIDE = 1.0  # pixels that a box may reach beyond its image: rounding, and counting from 1 or from 0
@@ -170,9 +170,7 @@ def _own_folder(options: DataOptions) -> DataSet:
     if options.images_root is None:
         raise InputError("--dataset folder needs --images_root (and --annotations, a CSV or COCO JSON, to evaluate)")
     root = Path(options.images_root)
-    if not root.is_dir():
-        raise InputError(f"no such images_root: {root}")
-    present = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    present = list_images(root)
     name = f"folder_{root.resolve().name}"
     if options.annotations is None:
         if not present:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spectralseg.errors import InputError, check_choice
-from spectralseg.files.images import EXTENSIONS, by_id, load_image
+from spectralseg.files.images import EXTENSIONS, find_images, load_image
 from spectralseg.files.label_maps import ENLARGE, load_labels, stretch_labels, upscale_labels
 
 Mask = NDArray[np.bool_]
@@ -50,26 +50,6 @@ class View:
         return pixels
 
 
-def find_files(folder: Path, suffixes: frozenset[str] = EXTENSIONS) -> dict[str, Path]:
-    """Images in a folder or in one level of class folders: id (stem) -> path, in sorted order of ids.
-
-    Raises
-    ------
-    InputError
-        There is no such folder or no image in it, or two files have the same stem.
-    """
-    if not folder.is_dir():
-        raise InputError(f"no such folder: {folder}")
-    paths = [path for pattern in ("[!.]*", "[!.]*/[!.]*") for path in folder.glob(pattern)]
-    names = sorted(str(path.relative_to(folder)) for path in paths if path.suffix.lower() in suffixes)
-    if not names:
-        raise InputError(f"no {' or '.join(sorted(suffixes)) if len(suffixes) < 3 else 'image'} file in {folder}")
-    try:
-        return {stem: folder / name for stem, name in sorted(by_id(names).items())}
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from None
-
-
 def pair(images: Path, truths: Path, predictions: Path, softs: Path | None = None) -> tuple[list[Paths], list[str]]:
     """The files of each image of the folder ``images``, by stem, and a note for each folder with files of no image.
 
@@ -78,12 +58,12 @@ def pair(images: Path, truths: Path, predictions: Path, softs: Path | None = Non
     InputError
         An image lacks its truth, prediction or soft map: the file that should be there is named.
     """
-    files = find_files(images)
+    files = find_images(images, depth=1)
     folders = {"true mask": truths, "prediction": predictions} | ({"soft map": softs} if softs else {})
     found = {}
     notes = []
     for kind, folder in folders.items():
-        found[kind] = find_files(folder, EXTENSIONS if kind == "true mask" else frozenset({".png"}))
+        found[kind] = find_images(folder, 1, EXTENSIONS if kind == "true mask" else {".png"})
         missing = [stem for stem in files if stem not in found[kind]]
         if missing:
             name = folder / f"{missing[0]}.png"

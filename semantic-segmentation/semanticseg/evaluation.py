@@ -29,7 +29,6 @@ from semanticseg.matches import read_match, renaming
 from semanticseg.pseudolabels import (
     Labelled,
     Labels,
-    find_images,
     pair,
     read_ahead,
     read_ids,
@@ -42,6 +41,7 @@ from semanticseg.scores import as_table, save_confusion, save_overlays, scores
 from semanticseg.settings import Data, EvalSettings
 from spectralseg import __version__
 from spectralseg.errors import InputError
+from spectralseg.files.images import find_images
 from spectralseg.files.storage import atomic_write, make_folder
 from spectralseg.mathematics.matching import Match, apply_match, confusion_matrix, match_clusters
 from spectralseg.running.hydra_app import run_folder, to_settings
@@ -56,7 +56,7 @@ def evaluate(config: DictConfig) -> None:
     data, names = settings.data, settings.data.names()
     given = read_match(settings.matching, data.clusters, data.classes)
     ids = read_ids(data.val_list)
-    images = find_images(data.images_dir) if settings.visualize or settings.crf else None
+    images = find_images(data.images_dir, depth=0) if settings.visualize or settings.crf else None
     folders = _segment_folders(settings)
     for folder in folders.values():
         pair(ids, images, data.masks_dir, folder)

@@ -12,11 +12,11 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from semanticseg.pseudolabels import Labelled, Labels, find_images, pair, read_ahead, read_ids, read_truth
+from semanticseg.pseudolabels import Labelled, Labels, pair, read_ahead, read_ids, read_truth
 from semanticseg.run_folder import BEST, load_model
 from semanticseg.settings import TrainSettings
 from spectralseg.errors import InputError
-from spectralseg.files.images import load_image, to_tensor
+from spectralseg.files.images import find_images, load_image, to_tensor
 from spectralseg.files.label_maps import save_labels
 from spectralseg.mathematics.matching import confusion_matrix
 from spectralseg.models.weights import fingerprint
@@ -78,7 +78,7 @@ def generate(settings: TrainSettings, folder: Path, accelerator: Accelerator) ->
         raise InputError(f"no such checkpoint: {path}; train one, or name another with checkpoint=...")
     model, content = load_model(path)
     model.to(accelerator.device).eval()
-    images = find_images(settings.data.images_dir)
+    images = find_images(settings.data.images_dir, depth=0)
     files = pair(_ids(settings, images), images)
     output = folder / "predictions" if settings.generate_dir is None else Path(settings.generate_dir)
     arguments = {"checkpoint": fingerprint(path), "step": content["step"], "model": content["settings"]["model"]}

@@ -15,7 +15,6 @@ from PIL import Image
 from semanticseg.settings import Data
 from spectralseg.commands.semantic import extract_crf_segmentations
 from spectralseg.errors import InputError, check_choice
-from spectralseg.files.images import EXTENSIONS, by_id
 from spectralseg.files.label_maps import ENLARGE, STEPS, find_step, load_labels, stretch_labels, upscale_labels
 from spectralseg.files.storage import atomic_write, make_folder
 
@@ -50,15 +49,6 @@ def read_ids(path: str | Path) -> list[str]:
     if not ids:
         raise InputError(f"the list of ids {path} is empty")
     return ids
-
-
-def find_images(folder: str | Path) -> dict[str, Path]:
-    """Id -> path of the images in a folder, sorted by id."""
-    if not Path(folder).is_dir():
-        raise InputError(f"data.images_dir: no such folder: {folder}")
-    names = sorted(entry.name for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in EXTENSIONS)
-    files = by_id([name for name in names if not name.startswith(".")])
-    return {image_id: Path(folder) / name for image_id, name in sorted(files.items())}
 
 
 def pair(

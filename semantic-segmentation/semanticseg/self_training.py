@@ -35,11 +35,12 @@ from semanticseg.deeplab import build_model, parameter_counts
 from semanticseg.evaluation import count
 from semanticseg.matches import read_match, renaming
 from semanticseg.prediction import generate, predict, validate
-from semanticseg.pseudolabels import VOID, Labelled, Labels, find_images, pair, read_ids, sharpen, train_ids
+from semanticseg.pseudolabels import VOID, Labelled, Labels, pair, read_ids, sharpen, train_ids
 from semanticseg.run_folder import TrainingRun, identity
 from semanticseg.scores import as_table, save_confusion, save_overlays, scores
 from semanticseg.settings import TrainSettings
 from spectralseg.errors import InputError
+from spectralseg.files.images import find_images
 from spectralseg.mathematics.matching import Match, apply_match, match_clusters
 from spectralseg.running.hydra_app import run_folder, to_settings
 from spectralseg.running.launching import make_accelerator, start_asked_processes
@@ -56,7 +57,7 @@ def train(config: DictConfig) -> None:
         generate(settings, folder, make_accelerator(settings.device, settings.mixed_precision))
         return
     data = settings.data
-    images = find_images(data.images_dir)
+    images = find_images(data.images_dir, depth=0)
     held_out, ids = read_ids(data.val_list), train_ids(data, images)
     given = read_match(settings.matching, data.clusters, data.classes)
     pair(ids, images, None, settings.segments_dir)

@@ -14,6 +14,8 @@ from spectralseg.files.images import (
     by_id,
     crop_to_patches,
     find_image,
+    find_images,
+    list_images,
     load_image,
     patch_grid,
     read_images_list,
@@ -97,6 +99,36 @@ def test_absent_lists_and_roots(tmp_path):
 
 def test_ids_are_file_stems():
     assert by_id(["a.jpg", "folder/b.c.png", "d"]) == {"a": "a.jpg", "b.c": "folder/b.c.png", "d": "d"}
+
+
+# --- images of a folder ---------------------------------------------------------------------------------------------
+
+
+def test_images_of_a_folder_to_any_depth(tmp_path):
+    """Hidden files and folders are no images, nor are folders that look like one."""
+    root = touch(
+        tmp_path / "root", "b.jpg", "a.PNG", "notes.txt", "._b.jpg", ".cache/c.jpg", "one/d.jpg", "one/two/e.gif"
+    )
+    (root / "folder.jpg").mkdir()
+    shown = ["a.PNG", "b.jpg", "one/d.jpg", "one/two/e.gif"]
+    for depth, count in ((0, 2), (1, 3), (2, 4), (None, 4)):
+        assert list_images(root, depth) == shown[:count]
+    assert find_images(root, depth=1) == {"a": root / "a.PNG", "b": root / "b.jpg", "d": root / "one" / "d.jpg"}
+    assert list(find_images(root, suffixes={".jpg"})) == ["b", "d"]
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    for look in (list_images, find_images):
+        with pytest.raises(InputError, match="no such folder: .*absent"):
+            look(tmp_path / "absent")
+    empty = touch(tmp_path / "empty", "notes.txt")
+    assert list_images(empty) == []
+    with pytest.raises(InputError, match=r"^no image in .*empty"):
+        find_images(empty)
+    with pytest.raises(InputError, match=r"^no .png file in .*empty"):
+        find_images(empty, suffixes={".png"})
+    with pytest.raises(InputError, match=r"twice: 'a/x.jpg' and 'b/x.jpg' have the same stem"):
+        find_images(touch(tmp_path / "twice", "a/x.jpg", "b/x.jpg"))
 
 
 # --- images by name or id -------------------------------------------------------------------------------------------

@@ -328,7 +328,7 @@ def test_a_folder_without_annotations(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no image in .*empty"):
         own(tmp_path / "empty", None)
-    with pytest.raises(InputError, match="no such images_root: .*nowhere"):
+    with pytest.raises(InputError, match="no such folder: .*nowhere"):
         own(tmp_path / "nowhere", None)
     with pytest.raises(InputError, match="needs --images_root"):
         open_data_set(DataOptions("folder"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from objectseg.dataset import View, find_files, pair, read, read_prediction, read_soft, read_truth
+from objectseg.dataset import View, pair, read, read_prediction, read_soft, read_truth
 from objectseg.metrics import MeanScores
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import upscale_labels
@@ -36,23 +36,7 @@ def palette(pixels: np.ndarray, colours: list[int]) -> Image.Image:
     return picture
 
 
-# finding and pairing
-
-
-def test_one_folder_or_one_level_of_class_folders(tmp_path: Path):
-    flat = touch(tmp_path / "flat", "b.jpg", "a.PNG", "notes.txt", ".hidden.jpg", "stage.json")
-    assert list(find_files(flat)) == ["a", "b"]
-    classes = touch(tmp_path / "classes", "wren/z.jpg", "finch/y.jpg", ".cache/x.jpg", "wren/deeper/w.jpg")
-    assert find_files(classes) == {"y": classes / "finch" / "y.jpg", "z": classes / "wren" / "z.jpg"}
-
-
-def test_folders_that_cannot_be_used(tmp_path: Path):
-    with pytest.raises(InputError, match="no such folder: .*absent"):
-        find_files(tmp_path / "absent")
-    with pytest.raises(InputError, match=r"no image file in .*empty"):
-        find_files(touch(tmp_path / "empty", "notes.txt"))
-    with pytest.raises(InputError, match=r"twice: 'a/x.jpg' and 'b/x.jpg' have the same stem"):
-        find_files(touch(tmp_path / "twice", "a/x.jpg", "b/x.jpg"))
+# pairing
 
 
 def test_pairs_by_stem(tmp_path: Path):

@@ -9,7 +9,6 @@ import pytest
 
 from semanticseg.pseudolabels import (
     at_pixels,
-    find_images,
     pair,
     patch_step,
     read_ahead,
@@ -19,6 +18,7 @@ from semanticseg.pseudolabels import (
 )
 from semanticseg.settings import Data, Loader, Transform
 from spectralseg.errors import InputError
+from spectralseg.files.images import find_images
 from spectralseg.files.label_maps import upscale_labels
 
 
@@ -82,7 +82,7 @@ def test_pairing_is_by_id(voc):
     for name in ("a", "b", "c"):
         voc.add(name, [[0]], [[0]])
     (voc.segments / "0_other.png").write_bytes(b"")  # an id of no list changes nothing
-    images = find_images(voc.voc / "JPEGImages")
+    images = find_images(voc.voc / "JPEGImages", depth=0)
     files = pair(["c", "a"], images, voc.voc / "SegmentationClass", voc.segments)
     assert [(f.id, f.image.stem, f.truth.stem, f.segments.stem) for f in files] == [("c",) * 4, ("a",) * 4]
 
@@ -90,7 +90,7 @@ def test_pairing_is_by_id(voc):
 def test_files_that_are_missing_are_named(voc):
     for name in ("a", "b", "c"):
         voc.add(name, [[0]], [[0]])
-    images, masks = find_images(voc.voc / "JPEGImages"), voc.voc / "SegmentationClass"
+    images, masks = find_images(voc.voc / "JPEGImages", depth=0), voc.voc / "SegmentationClass"
     (voc.segments / "b.png").unlink()
     (voc.segments / "c.png").unlink()
     with pytest.raises(InputError, match=r"label map .*segmaps/b.png is missing, and so are 1 more of 3"):
@@ -107,7 +107,7 @@ def test_files_that_are_missing_are_named(voc):
 def test_all_that_is_not_held_out_trains(voc, tmp_path: Path):
     for name in ("a", "b", "c"):
         voc.add(name, [[0]], val=name == "b")
-    images = find_images(voc.voc / "JPEGImages")
+    images = find_images(voc.voc / "JPEGImages", depth=0)
     val_list = voc.voc / "ImageSets" / "Segmentation" / "val.txt"
     data = Data(20, 20, "", "images", "", str(val_list), Loader(1, 0), Transform(8, 8))
     assert train_ids(data, images) == ["a", "c"]

@@ -29,7 +29,7 @@ from eagleseg.data.views import (
     to_rgb,
 )
 from spectralseg.errors import InputError
-from spectralseg.files.images import EXTENSIONS, by_id, to_tensor
+from spectralseg.files.images import find_images, to_tensor
 
 __all__ = [
     "DataSettings",
@@ -184,15 +184,8 @@ def image_folder(folder: str | Path, res: int) -> EagleDataset:
     InputError
         There is no such folder, no image in it, or two have one file stem, so that results would overwrite each other.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise InputError(f"no such folder: {root}")
-    paths = [path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.name[0] != "."]
-    names = sorted(str(path.relative_to(root)) for path in paths)
-    if not names:
-        raise InputError(f"no image in {root}")
-    images = [str(root / name) for name in by_id(names).values()]
-    return EagleDataset(Source(str(root), (), images, None), DataSettings(str(root), crop_type=None), res, False)
+    images, root = sorted(map(str, find_images(folder).values())), str(folder)
+    return EagleDataset(Source(root, (), images, None), DataSettings(root, crop_type=None), res, False)
 
 
 def iterate(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Tensor | list]]:

@@ -13,7 +13,7 @@ import numpy as np
 from eagleseg.data.settings import DataSettings
 from eagleseg.data.sources import MAX_CLASSES, VOID, MatSource, Source, label_table
 from spectralseg.errors import InputError
-from spectralseg.files.images import EXTENSIONS, by_id
+from spectralseg.files.images import find_images
 from spectralseg.files.label_maps import CITYSCAPES_27_CLASSES, COCO_STUFF_27_CLASSES, POTSDAM_3_CLASSES
 
 # Class of each of COCO-Stuff's fine labels 0..181: its supercategory (Caesar et al., CVPR 2018).
@@ -167,15 +167,7 @@ def _directory(root: Path, split: str, class_names: Sequence[str], void: int | N
 
 def folder_images(folder: Path) -> list[str]:
     """Paths of the images in a folder, sorted; an error if there is no such folder, or no image in it."""
-    names = sorted(
-        path.name for path in _folder(folder).iterdir() if path.suffix.lower() in EXTENSIONS and path.name[0] != "."
-    )
-    if not names:
-        raise InputError(f"no image in {folder}")
-    try:
-        return [str(folder / name) for name in by_id(names).values()]
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from None
+    return sorted(map(str, find_images(_folder(folder), depth=0).values()))
 
 
 def _check_split(split: str, known: Iterable[str], name: str) -> None:

@@ -18,7 +18,7 @@ from spectralseg.commands.vis_eigs import Sources, load_card
 from spectralseg.drawing.page import Card, write_page
 from spectralseg.drawing.pictures import fit_height
 from spectralseg.errors import ImagesFailed, InputError, check_choice
-from spectralseg.files.images import EXTENSIONS, load_image
+from spectralseg.files.images import EXTENSIONS, list_images, load_image
 from spectralseg.files.label_maps import MASK_FORMATS, label_picture, load_labels, upscale_labels
 from spectralseg.files.storage import atomic_write, make_folder
 from spectralseg.mathematics.affinity import COLOR_GRIDS
@@ -153,16 +153,8 @@ def find_photographs(images: str | Path, output: str | Path) -> dict[str, str]:
         No such folder, or no photograph in it.
     """
     root, result = Path(images), Path(output).resolve()
-    if not root.is_dir():
-        raise InputError(f"no such folder of images: {root}")
-    paths = [
-        path.relative_to(root)
-        for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in EXTENSIONS
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and result not in path.resolve().parents
-    ]
+    found = sorted(Path(name) for name in list_images(root))
+    paths = [path for path in found if result not in (root / path).resolve().parents]
     if not paths:
         raise InputError(f"no image in {root} or below it (known are {', '.join(sorted(EXTENSIONS))})")
     names = ["__".join(path.with_suffix("").parts) for path in paths]

@@ -1,6 +1,7 @@
 """Image lists, decoding, and the views that backbones see."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,56 @@ def by_id(names: list[str]) -> dict[str, str]:
         if other != name:
             raise InputError(f"'{other}' and '{name}' have the same stem, so their results would overwrite each other")
     return files
+
+
+def list_images(folder: str | Path, depth: int | None = None, suffixes: Collection[str] = EXTENSIONS) -> list[str]:
+    """Names of the images in a folder and the folders below it, relative to it, sorted.
+
+    Files and folders whose names begin with a dot are hidden: macOS puts a file ``._a.jpg`` beside ``a.jpg``.
+
+    Parameters
+    ----------
+    folder
+        Where to look.
+    depth
+        Levels of folders below it to look into: 0 none, 1 one (class folders), None all.
+    suffixes
+        What images end in, in lower case.
+
+    Raises
+    ------
+    InputError
+        There is no such folder.
+    """
+    root, names = Path(folder), []
+    if not root.is_dir():
+        raise InputError(f"no such folder: {root}")
+    for place, folders, files in os.walk(root, followlinks=depth is not None):
+        below = Path(place).relative_to(root)
+        is_last = depth is not None and len(below.parts) == depth
+        folders[:] = [] if is_last else [name for name in folders if name[0] != "."]
+        images = [name for name in files if name[0] != "." and Path(name).suffix.lower() in suffixes]
+        names += [(below / name).as_posix() for name in images]
+    return sorted(names)
+
+
+def find_images(
+    folder: str | Path, depth: int | None = None, suffixes: Collection[str] = EXTENSIONS
+) -> dict[str, Path]:
+    """Id (file stem) -> path of the images that :func:`list_images` finds, sorted by id.
+
+    Raises
+    ------
+    InputError
+        There is no such folder or no image in it, or two images have one stem.
+    """
+    names = list_images(folder, depth, suffixes)
+    if not names:
+        raise InputError(f"no {'image' if suffixes is EXTENSIONS else ' or '.join(suffixes) + ' file'} in {folder}")
+    try:
+        return {image_id: Path(folder) / name for image_id, name in sorted(by_id(names).items())}
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
 
 
 def find_image(images_root: str | Path, name: str) -> Path:
