@@ -4,7 +4,7 @@ Source: Melas-Kyriazi et al., "Deep Spectral Methods", CVPR 2022, section 3.2 an
 follow Chen, Li and Tang, "KNN matting" (CVPR 2012), and Grady, "Random walks" (2006), as the published code sets them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -146,7 +146,7 @@ def _checked(colours: np.ndarray) -> tuple[int, int]:
     return colours.shape[0], colours.shape[1]
 
 
-COLOUR_AFFINITIES = {"knn": knn_affinity, "rw": rw_affinity}
+COLOUR_AFFINITIES: dict[str, Callable[[np.ndarray], coo_array]] = {"knn": knn_affinity, "rw": rw_affinity}
 
 
 def colour_affinity(

@@ -50,24 +50,24 @@ def confusion_matrix(
     InputError
         The shapes differ, or a number beyond ``num_clusters`` or ``num_classes`` stands outside the void.
     """
-    labels, truth = _array(labels), _array(truth)
-    if labels.shape != truth.shape:
-        raise InputError(f"labels of shape {labels.shape} do not fit a truth of shape {truth.shape}")
-    if labels.dtype == truth.dtype == np.uint8:
-        counts = _byte_counts(labels, truth)
+    found, true = _array(labels), _array(truth)
+    if found.shape != true.shape:
+        raise InputError(f"labels of shape {found.shape} do not fit a truth of shape {true.shape}")
+    if found.dtype == true.dtype == np.uint8:
+        counts = _byte_counts(found, true)
         if void is not None and 0 <= void < 256:
             counts[:, void] = 0
         extent = [int(np.flatnonzero(counts.any(axis=axis)).max(initial=0)) for axis in (1, 0)]
         _check_range((0, extent[0]), num_clusters, "cluster")
         _check_range((0, extent[1]), num_classes, "class")
         return _fitted(counts, num_clusters, num_classes)
-    if void is not None and (valid := truth != void).sum() < truth.size:
-        labels, truth = labels[valid], truth[valid]
-    if not labels.size:
+    if void is not None and (valid := true != void).sum() < true.size:
+        found, true = found[valid], true[valid]
+    if not found.size:
         return np.zeros((num_clusters, num_classes), dtype=np.int64)
-    for numbers, count, name in ((labels, num_clusters, "cluster"), (truth, num_classes, "class")):
+    for numbers, count, name in ((found, num_clusters, "cluster"), (true, num_classes, "class")):
         _check_range((numbers.min(), numbers.max()), count, name)
-    pairs = labels.ravel().astype(np.int64) * num_classes + truth.ravel()
+    pairs = found.ravel().astype(np.int64) * num_classes + true.ravel()
     return np.bincount(pairs, minlength=num_clusters * num_classes).reshape(num_clusters, num_classes)
 
 
