@@ -20,6 +20,8 @@ it is started again. Started under ``torchrun``, ``accelerate launch`` or Slurm,
 images. An image that cannot be handled is reported and the others go on; the exit status is then 1.
 """
 
+from collections.abc import Callable
+
 from spectralseg.running.fire_app import main
 
 
@@ -620,7 +622,7 @@ def vis_segmentations(images_list: str, images_root: str, segmentations_dir: str
     viewer.vis_segmentations(images_list, images_root, segmentations_dir, bbox_file)
 
 
-COMMANDS = [
+COMMANDS: list[Callable[..., None]] = [
     run,
     extract_features,
     extract_eigs,

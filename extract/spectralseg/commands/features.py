@@ -50,16 +50,23 @@ class FeatureSettings:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A decoded image on its way to the backbone, or the reason why there is none."""
+    """A decoded image on its way to the backbone."""
 
     image_id: str
-    pixels: Tensor | None = None  # (3, H, W) uint8, cropped to whole patches
-    shape: tuple[int, int] = (0, 0)  # H, W before that crop
-    problem: str = ""
+    pixels: Tensor  # (3, H, W) uint8, cropped to whole patches
+    shape: tuple[int, int]  # H, W before that crop
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image that cannot be decoded, and why."""
+
+    image_id: str
+    problem: str
 
 
 class ImageFiles(Dataset):
-    """Decodes images one by one; what cannot be decoded is an item with a problem, not an exception."""
+    """Decodes images one by one; what cannot be decoded is an item as well, not an exception."""
 
     def __init__(
         self, root: Path, files: Sequence[tuple[str, str]], backbone: Backbone, settings: FeatureSettings
@@ -70,13 +77,13 @@ class ImageFiles(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Loaded:
+    def __getitem__(self, index: int) -> Loaded | Unreadable:
         image_id, name = self.files[index]
         try:
             image = load_image(self.root / name, self.resize, self.center_crop)
             pixels = crop_to_patches(torch.from_numpy(np.array(image)).permute(2, 0, 1), self.patch_size).contiguous()
         except InputError as error:
-            return Loaded(image_id, problem=str(error))
+            return Unreadable(image_id, str(error))
         return Loaded(image_id, pixels, (image.height, image.width))
 
 
@@ -124,7 +131,7 @@ def extract_features(
     stage.finish()
 
 
-def _decoded(dataset: ImageFiles, num_workers: int | None, device: torch.device) -> Iterator[Loaded]:
+def _decoded(dataset: ImageFiles, num_workers: int | None, device: torch.device) -> Iterator[Loaded | Unreadable]:
     """Images in order, decoded in worker processes (by default: none beside a CPU that computes, else up to 8)."""
     if num_workers is None:
         num_workers = 0 if device.type == "cpu" else min(8, torch.get_num_threads())
@@ -147,7 +154,7 @@ def _decoders_watched() -> Iterator[None]:
         ) from error
 
 
-def batches_of_one_size(items: Iterator[Loaded], batch_size: int, stage: Stage) -> Iterator[list[Loaded]]:
+def batches_of_one_size(items: Iterator[Loaded | Unreadable], batch_size: int, stage: Stage) -> Iterator[list[Loaded]]:
     """Collect images of one size into batches; those that cannot be read are reported to ``stage``.
 
     Images wait for others of their size, at most ``WAITING_BATCHES * batch_size`` of them: then the fullest group goes
@@ -156,7 +163,7 @@ def batches_of_one_size(items: Iterator[Loaded], batch_size: int, stage: Stage) 
     waiting: dict[tuple[int, ...], list[Loaded]] = defaultdict(list)
     count = 0
     for item in items:
-        if item.pixels is None:
+        if isinstance(item, Unreadable):
             stage.failed(item.image_id, item.problem)
             continue
         group = waiting[tuple(item.pixels.shape)]

@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -54,7 +55,7 @@ def extract_multi_region_segmentations(
             raise InputError(f"--{name} {value}: must be at least 1")
     if non_adaptive_num_segments > 255:
         raise InputError("--non_adaptive_num_segments: a label map holds at most 255 segments")
-    choices = {
+    choices: dict[str, Any] = {
         "adaptive": adaptive,
         "non_adaptive_num_segments": non_adaptive_num_segments,
         "infer_bg_index": infer_bg_index,
@@ -97,7 +98,8 @@ def _multi_region(
     if kmeans_baseline:
         features = load_features(features_dir / f"{image_id}.pth")
         points = features["k"].squeeze(0).float().numpy()
-        grid = patch_grid(*features["shape"][2:], features["patch_size"])
+        height, width = features["shape"][2:]
+        grid = patch_grid(height, width, features["patch_size"])
     else:
         points = eigs["eigenvectors"][1 : 1 + num_eigenvectors].T.numpy()
         if points.shape[1] == 0:

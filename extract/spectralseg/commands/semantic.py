@@ -94,6 +94,6 @@ def _sharpen(
     if num_classes == 2 and np.isin(labels, (0, 255)).all():
         labels = (labels > 0).astype(np.uint8)
     image = np.array(load_image(paths[image_id]))
-    labels = upscale_labels(labels, *image.shape[:2], step)
+    labels = upscale_labels(labels, image.shape[0], image.shape[1], step)
     path, sharp = folder / f"{image_id}.png", dense_crf(image, labels, num_classes, settings)
     save_mask(path, sharp, mask_format) if num_classes == 2 else save_labels(path, sharp)

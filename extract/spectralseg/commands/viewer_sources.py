@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,7 @@ class Sources:
             raise InputError(f"{self.bbox_file}: {image_id} has {len(corners)} boxes, but {len(segments)} segments")
         boxes = []
         for box, segment, cluster in zip(corners.tolist(), segments, clusters, strict=True):
-            coloured_by_cluster = cluster is not None and self.cluster_offset is not None
-            label = cluster + self.cluster_offset if coloured_by_cluster else segment
+            label = segment if cluster is None or self.cluster_offset is None else cluster + self.cluster_offset
             text = f"{segment}" if cluster is None else f"{segment}, cluster {cluster}"
             boxes.append(Box(tuple(box), text, label % 256))
         return boxes
@@ -80,7 +79,7 @@ class LabelIndex:
             known = self._known[path] = (stamp, labels)
         return known[1]
 
-    def seen(self, paths: Sequence[Path]) -> tuple[int, list[int]]:
+    def seen(self, paths: Iterable[Path]) -> tuple[int, list[int]]:
         """How many of these files have been read, and the labels found in them."""
         read = [self._known[path][1] for path in paths if path in self._known]
         return len(read), sorted(set().union(*read))
@@ -132,7 +131,7 @@ def load_sources(images_list: str, images_root: str, segmentations_dir: str, bbo
     folder = Path(segmentations_dir)
     if not folder.is_dir():
         raise InputError(f"no such segmentations_dir: {folder}")
-    stamps = tuple(map(time_stamp, (images_list, folder / DESCRIPTION_FILE, bbox_file or "")))
+    stamps = (time_stamp(images_list), time_stamp(folder / DESCRIPTION_FILE), time_stamp(bbox_file or ""))
     return _load_sources(images_list, Path(images_root), folder, bbox_file, stamps)
 
 

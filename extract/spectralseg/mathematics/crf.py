@@ -139,8 +139,9 @@ def infer(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: n
     settings
         Pairwise terms.
     copies
-        (C,) float32: for how many equal labels each stands; its unary energy has to be lower by the logarithm, and the
-        result is the sum of their probabilities. By default one each.
+        (C,) float32: how many labels of equal energies a row of ``unary`` stands for; one by default. The caller has
+        lowered the energies of that row by the logarithm of the number, and the result is the labels' probabilities,
+        added up.
 
     Returns
     -------
@@ -157,7 +158,8 @@ def infer(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: n
     model = densecrf.DenseCRF2D(width, height, len(unary))
     model.setUnaryEnergy(np.ascontiguousarray(unary, dtype=np.float32))
     # pydensecrf takes a number as Potts' weight, and an array as the diagonal of the compatibility, which is negative
-    w1, w2 = settings.w1, settings.w2
+    w1: float | np.ndarray = settings.w1
+    w2: float | np.ndarray = settings.w2
     if copies is not None and (copies != 1).any():
         w1, w2 = -w1 / copies, -w2 / copies
     model.addPairwiseGaussian(sxy=settings.gamma, compat=w2)
