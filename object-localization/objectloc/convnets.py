@@ -11,7 +11,7 @@ from torch.nn import functional
 from torchvision import models
 from torchvision.models.vgg import cfgs, make_layers
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, check_choice
 from spectralseg.models import weights as checkpoints
 from spectralseg.models.backbones import DINO_ADDRESS, IMAGENET_MEAN, IMAGENET_STD, RANDOM_SEED
 
@@ -73,8 +73,11 @@ def load_convnet(name: str, weights: str | None = None, dilate: int = 2, device:
     Raises
     ------
     InputError
-        Weights that are absent, unreachable or do not fit.
+        No such network or dilation; weights that are absent, unreachable or do not fit.
     """
+    check_choice("network", name, ADDRESSES)
+    if dilate not in DILATED:
+        raise InputError(f"dilate={dilate}: 1, 2 or 4")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         model = _vgg16() if name == "vgg16_imagenet" else _resnet50(dilate)

@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, check_choice
 from spectralseg.mathematics.eigen import normalised_cut
 from spectralseg.mathematics.regions import CROSS, bounding_box, largest_component
 
@@ -119,6 +119,8 @@ def lost(features: Tensor, grid: tuple[int, int], k_patches: int = 100) -> Detec
     (not a stable one), and so do the recorded values: the sort here runs on the CPU whatever the device, so that all
     devices break ties alike. A seed with features of zero is similar to nothing: its own patch is then the mask.
     """
+    if k_patches < 1:
+        raise InputError(f"k_patches={k_patches}: at least one patch must be able to join")
     features = _checked(features, grid).float()
     affinity = features @ features.T
     positive = affinity > 0
@@ -242,7 +244,9 @@ def trivial_box(kind: str, size: tuple[int, int]) -> Box:
 
     ``whole``: all of it; ``central``: 70 % of its height and of its width, in the middle.
     """
-    begin = {"whole": 0.0, "central": (1 - CENTRAL_SHARE) / 2}[kind]
+    begins = {"whole": 0.0, "central": (1 - CENTRAL_SHARE) / 2}
+    check_choice("kind", kind, begins)
+    begin = begins[kind]
     end = 1 - begin
     height, width = size
     return (begin * width, begin * height, end * width, end * height)

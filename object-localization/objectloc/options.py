@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from spectralseg.errors import check_choice
+
+MODES = ("lost", "eigenseg", "dinoseg", "tokencut", "trivial")
 DATASETS = ("VOC07", "VOC12", "COCO20k", "folder")
 SETS = ("train", "val", "trainval", "test")
 CONVNETS = ("resnet50", "resnet50_imagenet", "vgg16_imagenet")
@@ -20,6 +23,10 @@ class DataOptions:
     annotations: str | None = None
     image_path: str | None = None
     no_hard: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("dataset", self.dataset, DATASETS)
+        check_choice("set", self.set, SETS)
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,9 @@ class DetectorOptions:
     precomputed_eigs_dir: str | None = None
     precomputed_features_dir: str | None = None
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_choice("mode", self.mode, MODES)
 
     @property
     def needs_model(self) -> bool:

@@ -6,8 +6,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from objectloc.detectors import Box, Detection, component_at, pixel_box
+from objectloc.options import PICTURES
 from spectralseg.drawing.pictures import contact_sheet, eigenvector_picture
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, check_choice
 
 FOUND, ANNOTATED, SEED, EXPANSION = (235, 25, 25), (30, 190, 80), (255, 210, 0), (40, 140, 255)
 HEIGHT = 300  # of a panel of a sheet, in pixels
@@ -41,8 +42,9 @@ def draw_picture(
     Raises
     ------
     InputError
-        The detector has nothing of this kind to show.
+        No such kind, or the detector has nothing of this kind to show.
     """
+    check_choice("kind", kind, PICTURES)
     found = draw_found(image, box, detection, step, truth)
     if kind == "pred":
         return found

@@ -41,7 +41,7 @@ class View:
         height, width = pixels.shape[:2]
         if self.image_size is not None:
             rows, columns = (self.image_size * side // min(height, width) for side in (height, width))
-            pixels = pixels[np.arange(rows)[:, None] * height // rows, np.arange(columns) * width // columns]
+            pixels = stretch_labels(pixels, rows, columns)
         if self.crop:
             height, width = pixels.shape[:2]
             side = min(height, width)

@@ -5,6 +5,8 @@ foreground, accuracy and F-beta are 1 and IoU is 0, as in the published evaluati
 prediction and the recall of an empty truth to 1, but an IoU of 0 / 0 to 0. Where only one of the two is empty, IoU and
 F-beta are 0.
 
+Shapes that differ are an :class:`InputError`.
+
 Sources: Achanta et al., "Frequency-tuned Salient Region Detection", CVPR 2009 (F-beta with beta^2 = 0.3); Voynov,
 Morozov and Babenko, "Object Segmentation Without Labels with Large-Scale Generative Models", ICML 2021 (maximum over
 thresholds).
@@ -12,6 +14,8 @@ thresholds).
 
 import numpy as np
 from numpy.typing import NDArray
+
+from spectralseg.errors import InputError
 
 Mask = NDArray[np.bool_]
 
@@ -21,23 +25,27 @@ THRESHOLDS = np.arange(1, 255) / 255  # a pixel is foreground where its probabil
 
 def accuracy(prediction: Mask, truth: Mask) -> float:
     """Share of pixels (H, W) that agree."""
+    _check(prediction, truth)
     return float((prediction == truth).mean())
 
 
 def iou(prediction: Mask, truth: Mask) -> float:
     """Foreground in both over foreground in either; 0 where neither has any."""
+    _check(prediction, truth)
     union = np.count_nonzero(prediction | truth)
     return float(np.count_nonzero(prediction & truth) / union) if union else 0.0
 
 
 def f_beta(prediction: Mask, truth: Mask) -> float:
     """(1 + beta^2) P R / (beta^2 P + R) of precision P and recall R, beta^2 = 0.3; 1 where both masks are empty."""
+    _check(prediction, truth)
     both, predicted, true = (np.count_nonzero(mask) for mask in (prediction & truth, prediction, truth))
     return float(_f_beta(np.array(both), np.array(predicted), true))
 
 
 def f_beta_curve(soft: NDArray, truth: Mask) -> NDArray[np.float64]:
     """F-beta of ``soft > t`` for each t of :data:`THRESHOLDS`: (254,)."""
+    _check(soft, truth)
     passed = np.searchsorted(THRESHOLDS, soft.ravel(), side="left")  # number of thresholds below each pixel
 
     def above(counts: NDArray) -> NDArray:  # pixels that passed 0, 1, ... thresholds -> pixels above each threshold
@@ -47,6 +55,11 @@ def f_beta_curve(soft: NDArray, truth: Mask) -> NDArray[np.float64]:
     predicted = above(np.bincount(passed, minlength=bins))
     both = above(np.bincount(passed[truth.ravel()], minlength=bins))
     return _f_beta(both, predicted, np.count_nonzero(truth))
+
+
+def _check(prediction: NDArray, truth: Mask) -> None:
+    if prediction.shape != truth.shape or truth.ndim != 2:
+        raise InputError(f"a prediction of shape {prediction.shape} does not fit a true mask of shape {truth.shape}")
 
 
 def _f_beta(both: NDArray, predicted: NDArray, true: int) -> NDArray[np.float64]:

@@ -39,6 +39,16 @@ def test_full_size_maps_stay_and_small_images_work():
     np.testing.assert_array_equal(upscale_labels(labels[:1, :1], 3, 5, 16), np.zeros((3, 5)))
 
 
+def test_maps_and_sizes_that_cannot_be_enlarged():
+    for labels, size, step in (
+        (np.zeros((2, 3)), (0, 9), 4),
+        (np.zeros((0, 3)), (9, 9), 4),
+        (np.zeros((2, 2)), (9, 9), 0),
+    ):
+        with pytest.raises(InputError):
+            upscale_labels(labels, *size, step)
+
+
 def test_stretching_is_opencv_s():
     """Pixel 53 of 106 lies where column 6 of 12 begins; OpenCV's rounding gives it column 5. Recorded with 5.0.0."""
     stretched = stretch_labels(np.arange(12)[None], 1, 106)[0]

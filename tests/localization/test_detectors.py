@@ -19,6 +19,7 @@ from objectloc.detectors import (
     tokencut_affinity,
     trivial_box,
 )
+from objectloc.options import DataOptions, DetectorOptions
 from shared_data import reference
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import infer_grid
@@ -151,6 +152,17 @@ def test_lost_by_hand():
     assert found.seed in ((0, 2), (1, 2))
     assert found.mask.tolist() == [[False, False, True], [False, False, True]]
     assert found.box((16, 16), (32, 48)) == (32, 0, 48, 32)
+
+
+def test_names_and_numbers_that_there_are_not():
+    for ask in (
+        lambda: lost(torch.zeros(2, 4), (1, 2), k_patches=0),
+        lambda: trivial_box("half", (4, 4)),
+        lambda: DetectorOptions(mode="dino"),
+        lambda: DataOptions(dataset="VOC"),
+    ):
+        with pytest.raises(InputError):
+            ask()
 
 
 def test_lost_does_not_cross_corners():

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from objectseg.metrics import THRESHOLDS, MeanScores, accuracy, f_beta, f_beta_curve, iou
 from shared_data import reference
+from spectralseg.errors import InputError
 
 shapes = hnp.array_shapes(min_dims=2, max_dims=2, max_side=8)
 masks = hnp.arrays(bool, shapes)
@@ -42,6 +43,12 @@ def test_nothing_there():
         assert (accuracy(prediction, truth), iou(prediction, truth), f_beta(prediction, truth)) == (0, 0, 0)
     curve = f_beta_curve(np.full((2, 2), 0.5), empty)  # 0 while a threshold lets the map pass
     assert [curve[index] for index in (0, 126, 127, 253)] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("measure", [accuracy, iou, f_beta, f_beta_curve])
+def test_shapes_that_differ(measure):
+    with pytest.raises(InputError, match=r"shape \(1, 2\) does not fit a true mask of shape \(2, 2\)"):
+        measure(mask("##"), mask("##", ".."))
 
 
 @given(masks)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from spectralseg.files.label_maps import label_picture
+from spectralseg.files.label_maps import label_picture, stretch_labels
 
 NO_DATA = (226, 226, 226)  # light grey: pixels outside the grid, and cells that are not finite
 PAPER, INK = (255, 255, 255), (38, 38, 38)
@@ -139,7 +139,7 @@ def overlay(image: Image.Image, label_map: ArrayLike, alpha: float = 0.5) -> Ima
     PIL.Image.Image
         RGB, of the image's size.
     """
-    labels = label_picture(label_map).resize(image.size, Image.Resampling.NEAREST)
+    labels = label_picture(stretch_labels(np.asarray(label_map), image.height, image.width))
     weights = Image.fromarray(np.where(np.asarray(labels) > 0, round(255 * alpha), 0).astype(np.uint8))
     return Image.composite(labels.convert("RGB"), image.convert("RGB"), weights)
 

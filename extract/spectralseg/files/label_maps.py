@@ -149,7 +149,14 @@ def upscale_labels(labels: np.ndarray, height: int, width: int, step: int) -> np
     np.ndarray
         (height, width). The part that whole patches cover is the map enlarged to that part; the border at the right and
         bottom, which belongs to no patch, is taken from the map stretched over the whole image.
+
+    Raises
+    ------
+    InputError
+        A step or size below 1, or an empty map.
     """
+    if step < 1:
+        raise InputError(f"step={step}: a patch has at least one pixel")
     full = stretch_labels(labels, height, width)
     covered = (height // step * step, width // step * step)
     if labels.shape != (height, width) and 0 not in covered:
@@ -158,14 +165,21 @@ def upscale_labels(labels: np.ndarray, height: int, width: int, step: int) -> np
 
 
 def stretch_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Label map (rows, columns) of any dtype resized to (height, width) by nearest neighbour, as OpenCV does it.
+    """(rows, columns) or (rows, columns, C) pixels of any dtype, resized to (height, width) by nearest neighbour.
 
-    Pixel x takes column floor(x * columns / width), in double precision. So do the published evaluations, by
-    ``cv2.INTER_NEAREST``; Pillow and torchvision take the column below the centre of the pixel instead.
+    Pixel x takes column floor(x * columns / width), in double precision, as in OpenCV, whose ``cv2.INTER_NEAREST`` the
+    published code uses; Pillow and torchvision take the column below the centre of the pixel instead.
+
+    Raises
+    ------
+    InputError
+        A size below 1, or an empty map.
     """
+    if min(height, width, *labels.shape) < 1:
+        raise InputError(f"a label map of shape {labels.shape} cannot be enlarged to {width}x{height} pixels")
     rows, columns = (
         np.minimum(np.arange(size) * (1 / (size / cells)), cells - 1).astype(np.intp)  # OpenCV's order of operations
-        for size, cells in zip((height, width), labels.shape, strict=True)
+        for size, cells in zip((height, width), labels.shape[:2], strict=True)
     )
     return labels.take(columns, axis=1).take(rows, axis=0)  # many times faster than indexing at once
 
