@@ -30,9 +30,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         sys.exit(f"error: {message}")
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:
-        """As argparse's, but an unknown flag is answered with the one that was probably meant."""
-        namespace, unknown = self.parse_known_args(*args, **kwargs)
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """As ``parse_args``, but an unknown flag is answered with the one that was probably meant."""
+        namespace, unknown = self.parse_known_args(argv)
         if unknown:
             known = [flag for flag in self._option_string_actions if flag.startswith("--")]
             close = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
@@ -129,7 +129,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespac
     InputError
         Flags that do not go together.
     """
-    args = build_parser().parse_args(argv)
+    args = build_parser().parse(argv)
     modes = {"eigenseg": args.eigenseg, "dinoseg": args.dinoseg, "tokencut": args.tokencut, "trivial": args.trivial}
     args.mode = next((mode for mode, asked in modes.items() if asked), "lost")
     if args.dataset == "COCO20k" and args.set not in (None, "train", "trainval"):
@@ -142,10 +142,8 @@ def read_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespac
     if args.image_path and not args.visualize:
         args.visualize = "pred"
     args.no_evaluation = args.no_evaluation or bool(args.image_path)
-    data, detector = (
-        kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
-        for kind in (DataOptions, DetectorOptions)
-    )
+    data = DataOptions(**{field.name: getattr(args, field.name) for field in fields(DataOptions)})
+    detector = DetectorOptions(**{field.name: getattr(args, field.name) for field in fields(DetectorOptions)})
     return args, data, detector
 
 

@@ -34,8 +34,9 @@ def boxes_by_image(content: dict[str, Any], path: Path) -> Annotated:
         raise InputError(f"{path}: an entry of 'images' has no id or no file_name") from None
     annotated: Annotated = {name: [] for name in names.values()}
     for annotation in content["annotations"]:
-        name = names.get(annotation.get("image_id"))
-        if name is None or isinstance(annotated[name], str) or annotation.get("iscrowd"):
+        name = names.get(annotation.get("image_id"), "")
+        boxes = annotated.get(name, "no such image")
+        if isinstance(boxes, str) or annotation.get("iscrowd"):
             continue
         try:
             x, y, width, height = (float(value) for value in annotation["bbox"])
@@ -43,7 +44,7 @@ def boxes_by_image(content: dict[str, Any], path: Path) -> Annotated:
         except (KeyError, TypeError, ValueError, OverflowError):
             annotated[name] = f"{path}: annotation {annotation.get('id')} of {name} has no bbox of four numbers"
         else:
-            annotated[name].append(corners)
+            boxes.append(corners)
     return annotated
 
 
@@ -97,7 +98,7 @@ def load_coco20k(root: Path, names: list[str]) -> tuple[dict[str, Any], Path]:
         Neither the reduced nor the whole file is there.
     """
     reduced, whole = root / REDUCED, root / INSTANCES
-    made_from = {"list": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+    made_from: dict[str, str | int] = {"list": hashlib.sha256("\n".join(names).encode()).hexdigest()}
     if whole.is_file():
         made_from["bytes"] = whole.stat().st_size
     if reduced.is_file():

@@ -5,7 +5,7 @@ Boxes are (xmin, ymin, xmax, ymax) in pixels from the image's top left corner, m
 
 import math
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from objectloc.coco import boxes_by_image, coco20k_names, load_coco20k, read_coc
 from objectloc.options import DataOptions
 from objectloc.tables import SIDES, read_table
 from spectralseg.errors import InputError
-from spectralseg.files.images import by_id, find_image, list_images
+from spectralseg.files.images import by_id, find_image, list_images, read_lines
 
 VOC_FOLDERS = {"VOC07": ("VOC2007", "VOCdevkit", "VOC2007"), "VOC12": ("VOC2012", "VOCdevkit", "VOC2012")}
 OUTSIDE = 1.0  # pixels that a box may reach beyond its image: rounding, and counting from 1 or from 0
@@ -70,7 +70,8 @@ def open_data_set(options: DataOptions) -> DataSet:
 def _voc(options: DataOptions) -> DataSet:
     root = Path(options.data_root).joinpath(*VOC_FOLDERS[options.dataset])
     path = root / "ImageSets" / "Main" / f"{options.set}.txt"
-    ids = _lines(path, f"{options.dataset}'s list of images (--data_root is the folder that holds VOC2007, VOC2012)")
+    what = f"{options.dataset}'s list of images (--data_root is the folder that holds VOC2007, VOC2012):"
+    ids = [line.split()[0] for line in read_lines(path, what)]
 
     def find_boxes(image_id: str) -> np.ndarray:
         return voc_boxes(root / "Annotations" / f"{image_id}.xml", options.no_hard)
@@ -83,17 +84,6 @@ def _voc(options: DataOptions) -> DataSet:
         find_boxes,
         str(root / "Annotations" / "{id}.xml"),
     )
-
-
-def _lines(path: Path, what: str) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {what}: {path}: {getattr(error, 'strerror', None) or error}") from None
-    names = [line.split()[0] for line in lines if line.strip()]
-    if not names:
-        raise InputError(f"{path} names no image")
-    return names
 
 
 def voc_boxes(path: Path, no_hard: bool = False) -> np.ndarray:
@@ -120,8 +110,8 @@ def voc_boxes(path: Path, no_hard: bool = False) -> np.ndarray:
             continue
         corners = [element.findtext(f"bndbox/{side}") for side in SIDES]
         try:
-            xmin, ymin, xmax, ymax = (float(corner) for corner in corners)
-        except (TypeError, ValueError):  # None: the field is missing
+            xmin, ymin, xmax, ymax = (float(corner or "") for corner in corners)
+        except ValueError:  # also where the field is missing
             bad = next(side for side, corner in zip(SIDES, corners, strict=True) if not _is_number(corner))
             raise InputError(f"{path}: object {number} has no number in bndbox/{bad}") from None
         boxes.append((xmin - 1, ymin - 1, xmax, ymax))
@@ -130,24 +120,24 @@ def voc_boxes(path: Path, no_hard: bool = False) -> np.ndarray:
 
 def _is_number(text: str | None) -> bool:
     try:
-        float(text)
-    except (TypeError, ValueError):
+        float(text or "")
+    except ValueError:
         return False
     return True
 
 
-def as_boxes(boxes: list[tuple[float, ...]]) -> np.ndarray:
-    """A list of boxes, which may be empty, as (N, 4) float64."""
+def as_boxes(boxes: Sequence[tuple[float, ...]] | str) -> np.ndarray:
+    """A list of boxes, which may be empty, as (N, 4) float64; a text says what is wrong with them, and is raised."""
+    if isinstance(boxes, str):
+        raise InputError(boxes)
     return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
 def _coco20k(root: Path) -> DataSet:
     """The images of LOST's list; the annotations are reduced to them once, and the result is kept."""
     list_file = root / "coco_20k_filenames.txt"
-    names = coco20k_names(
-        _lines(list_file, "COCO20k's list of images, datasets/coco_20k_filenames.txt of github.com/valeoai/LOST"),
-        list_file,
-    )
+    what = "COCO20k's list of images, datasets/coco_20k_filenames.txt of github.com/valeoai/LOST:"
+    names = coco20k_names([line.split()[0] for line in read_lines(list_file, what)], list_file)
     content, source = load_coco20k(root, names)
     annotated = boxes_by_image(content, source)
     files = by_id(sorted(set(names)))
@@ -182,10 +172,7 @@ def _own_folder(options: DataOptions) -> DataSet:
     files = by_id(sorted({*present, *annotated}))
 
     def find_boxes(image_id: str) -> np.ndarray:
-        boxes = annotated.get(files[image_id], [])
-        if isinstance(boxes, str):
-            raise InputError(boxes)
-        return as_boxes(boxes)
+        return as_boxes(annotated.get(files[image_id], []))
 
     return DataSet(name, root, files, find_boxes, f"{source}, image {{id}}")
 

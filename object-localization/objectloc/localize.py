@@ -85,7 +85,7 @@ def find_box(images: DataSet, options: DetectorOptions, image_id: str) -> Found:
     path = images.path(image_id)
     if options.mode == "trivial":
         size = upright_size(path)
-        return Found(size, detectors.trivial_box(options.trivial, size))
+        return Found(size, detectors.trivial_box(str(options.trivial), size))
     source = path
     if options.precomputed_eigs_dir:
         source, size = Path(options.precomputed_eigs_dir) / f"{image_id}.pth", upright_size(path)

@@ -30,15 +30,15 @@ VITS = {
 class Model:
     """A backbone on its device, and how an image gets into it."""
 
+    backbone: Backbone | Convnet
+    extractor: TokenExtractor  # of a Backbone alone
+
     def __init__(self, options: DetectorOptions) -> None:
         self.device = pick_device(options.device)
-        self.extractor: TokenExtractor | None = None
         if options.arch in CONVNETS:
             if options.mode != "lost":
                 raise InputError(f"--arch {options.arch} is for LOST alone; the other modes need a ViT")
-            self.backbone: Backbone | Convnet = load_convnet(
-                options.arch, options.weights, options.resnet_dilate, self.device
-            )
+            self.backbone = load_convnet(options.arch, options.weights, options.resnet_dilate, self.device)
             self.patch_size, self.pads, self.part = options.patch_size, True, "k"
             return
         self.backbone = load_backbone(backbone_name(options), options.weights, self.device)
@@ -79,11 +79,12 @@ def compute_patches(image: Image.Image, model: Model) -> Patches:
     pixels = to_tensor(image).to(model.device)
     if model.pads:
         pixels = pad_to_patches(pixels, model.patch_size, model.backbone.mean)
-    if model.extractor is None:
+    if isinstance(model.backbone, Convnet):
         values, grid = model.backbone(pixels[None])
         return Patches(values, grid, (pixels.shape[1] / grid[0], pixels.shape[2] / grid[1]), view)
     values = model.extractor(pixels[None])[model.part][0]
-    return Patches(values, patch_grid(*pixels.shape[1:], model.patch_size), (model.patch_size,) * 2, view)
+    grid = patch_grid(pixels.shape[1], pixels.shape[2], model.patch_size)
+    return Patches(values, grid, (model.patch_size, model.patch_size), view)
 
 
 def pad_to_patches(pixels: Tensor, patch_size: int, mean: tuple[float, float, float]) -> Tensor:

@@ -48,17 +48,15 @@ def draw_picture(
     found = draw_found(image, box, detection, step, truth)
     if kind == "pred":
         return found
-    if detection is None or (kind == "seed_expansion" and "expansion" not in detection.maps):
-        raise InputError(f"--visualize {kind} shows nothing here: {_who_can(kind)}")
     if kind == "seed_expansion":
-        return _expansion(image, found, detection, step)
+        if detection is None or detection.seed is None or "expansion" not in detection.maps:
+            raise InputError("--visualize seed_expansion shows nothing here: it is for LOST")
+        return _expansion(image, found, detection, detection.seed, step)
+    if detection is None:
+        raise InputError(f"--visualize {kind} shows nothing here: trivial boxes come from no values")
     mask = image.copy()
     fill_patches(mask, (tuple(cell) for cell in np.argwhere(detection.mask)), EXPANSION, step, strength=0.45)
     return contact_sheet([("found box", found), ("mask", mask), *_maps(image, detection, step)], height=HEIGHT)
-
-
-def _who_can(kind: str) -> str:
-    return "it is for LOST" if kind == "seed_expansion" else "trivial boxes come from no values"
 
 
 def draw_found(
@@ -122,13 +120,15 @@ def _maps(image: Image.Image, detection: Detection, step: tuple[float, float]) -
     ]
 
 
-def _expansion(image: Image.Image, found: Image.Image, detection: Detection, step: tuple[float, float]) -> Image.Image:
+def _expansion(
+    image: Image.Image, found: Image.Image, detection: Detection, seed: tuple[int, int], step: tuple[float, float]
+) -> Image.Image:
     """LOST's seed alone beside what it grew to."""
     similar = detection.maps["seed similarity"] > 0
-    alone = component_at(similar, detection.seed)
+    alone = component_at(similar, seed)
     before = draw_found(image, pixel_box(alone, step, (image.height, image.width)), detection, step)
     after = found.copy()
-    grown = [tuple(cell) for cell in np.argwhere(detection.maps["expansion"] > 0) if tuple(cell) != detection.seed]
+    grown = [tuple(cell) for cell in np.argwhere(detection.maps["expansion"] > 0) if tuple(cell) != seed]
     fill_patches(after, grown, EXPANSION, step, strength=0.45)
     maps = dict(_maps(image, detection, step))
     return contact_sheet(

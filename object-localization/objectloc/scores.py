@@ -73,6 +73,8 @@ class Scores:
 
 def read_truth(images: DataSet, scores: Scores) -> list[str]:
     """Note the annotated boxes of all images; return the ids of those that have any."""
+    if images.find_boxes is None:
+        raise InputError(f"{images.name} has no annotated boxes to compare with")
     for image_id in sorted(images.files):
         try:
             boxes = images.find_boxes(image_id)

@@ -73,8 +73,7 @@ def pair(images: Path, truths: Path, predictions: Path, softs: Path | None = Non
         if foreign:
             some = ", ".join(foreign[:3]) + (", ..." if foreign[3:] else "")
             notes.append(f"{len(foreign)} of the {kind}s in {folder} belong to no image of {images}: {some}")
-    rows = ((stem, path, *(found[kind][stem] for kind in folders)) for stem, path in files.items())
-    return [Paths(*row) for row in rows], notes
+    return [Paths(stem, path, *(found[kind][stem] for kind in folders)) for stem, path in files.items()], notes
 
 
 def read_truth(path: Path) -> Mask:
@@ -153,7 +152,7 @@ def at_pixels(
         return values
     grid = (0, 0) if step is None else (shape[0] // step, shape[1] // step)
     finer = values.shape[0] // grid[0] if 0 not in grid else 0
-    if finer == 0 or values.shape != (finer * grid[0], finer * grid[1]):
+    if step is None or finer == 0 or values.shape != (finer * grid[0], finer * grid[1]):
         sizes = f"{path} has {values.shape[1]}x{values.shape[0]} pixels, but its true mask has {shape[1]}x{shape[0]}"
         if step is None:
             raise InputError(f"{sizes}; for predictions at patches set predictions.downsample")

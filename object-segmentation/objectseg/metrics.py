@@ -62,7 +62,7 @@ def _check(prediction: NDArray, truth: Mask) -> None:
         raise InputError(f"a prediction of shape {prediction.shape} does not fit a true mask of shape {truth.shape}")
 
 
-def _f_beta(both: NDArray, predicted: NDArray, true: int) -> NDArray[np.float64]:
+def _f_beta(both: NDArray, predicted: NDArray, true: int | np.integer) -> NDArray[np.float64]:
     """With P = both / predicted and R = both / true, F = (1 + beta^2) both / (beta^2 true + predicted); 0 / 0 is 1."""
     above = both + BETA_SQUARED * both  # summed like the line below, so that perfect is 1 to the last bit
     below = predicted + BETA_SQUARED * true

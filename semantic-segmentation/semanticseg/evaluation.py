@@ -65,7 +65,7 @@ def evaluate(config: DictConfig) -> None:
     for seed, folder in folders.items():
         place = output if seed is None else make_folder(output / f"seed{seed}")
         made_by = describe(folder)
-        if settings.crf:
+        if settings.crf and images is not None:
             target = place / "crf" if settings.crf_dir is None else Path(settings.crf_dir.replace("%", str(seed)))
             folder = sharpen(data, images, ids, folder, target, settings.crf_processes)
         files = pair(ids, images, data.masks_dir, folder)
@@ -107,7 +107,8 @@ def count(files: Sequence[Labelled], data: Data, enlarge: str = "patches") -> ND
 
     def count_one(entry: Labelled) -> NDArray[np.int64]:
         truth = read_truth(entry.truth)
-        labels = read_segments(entry.segments, *truth.shape, data.clusters, enlarge)
+        height, width = truth.shape
+        labels = read_segments(entry.segments, height, width, data.clusters, enlarge)
         try:
             return confusion_matrix(labels, truth, data.clusters, data.classes)
         except InputError as error:

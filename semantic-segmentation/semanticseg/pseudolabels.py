@@ -15,22 +15,24 @@ from PIL import Image
 from semanticseg.settings import Data
 from spectralseg.commands.semantic import extract_crf_segmentations
 from spectralseg.errors import InputError, check_choice
+from spectralseg.files.images import read_lines
 from spectralseg.files.label_maps import ENLARGE, STEPS, find_step, load_labels, stretch_labels, upscale_labels
 from spectralseg.files.storage import atomic_write, make_folder
 
 Labels = NDArray[np.uint8]
 VOID = 255  # of masks and label maps
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """The files of one image; None where they are not asked for."""
+    """The files of one image; an empty path where they are not asked for."""
 
     id: str
-    image: Path | None = None
-    truth: Path | None = None
-    segments: Path | None = None
+    image: Path = Path()
+    truth: Path = Path()
+    segments: Path = Path()
 
 
 def read_ids(path: str | Path) -> list[str]:
@@ -39,16 +41,9 @@ def read_ids(path: str | Path) -> list[str]:
     Raises
     ------
     InputError
-        The list is absent or empty.
+        The list is absent, no text, or empty.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the list of ids {path}: {error.strerror or error}") from None
-    ids = sorted({line.split()[0] for line in lines if line.strip()})
-    if not ids:
-        raise InputError(f"the list of ids {path} is empty")
-    return ids
+    return sorted({line.split()[0] for line in read_lines(path, "the list of ids")})
 
 
 def pair(
@@ -66,21 +61,23 @@ def pair(
     """
     if images is not None:
         _require([f"{image_id} has no image in data.images_dir" for image_id in ids if image_id not in images], ids)
-    maps: list[dict[str, Path]] = []
     for kind, setting, folder in (
         ("true mask", "data.masks_dir", masks_dir),
         ("label map", "segments_dir", segments_dir),
     ):
         if folder is None:
-            maps.append({})
             continue
         if not Path(folder).is_dir():
             raise InputError(f"{setting}: no such folder: {folder}")
         present = set(os.listdir(folder))
         _require([f"the {kind} {folder}/{name}.png is missing" for name in ids if f"{name}.png" not in present], ids)
-        maps.append({image_id: Path(folder) / f"{image_id}.png" for image_id in ids})
+
+    def png(folder: str | Path | None, image_id: str) -> Path:
+        return Path() if folder is None else Path(folder) / f"{image_id}.png"
+
     return [
-        Labelled(image_id, (images or {}).get(image_id), *(paths.get(image_id) for paths in maps)) for image_id in ids
+        Labelled(name, Path() if images is None else images[name], png(masks_dir, name), png(segments_dir, name))
+        for name in ids
     ]
 
 

@@ -370,7 +370,7 @@ def test_what_is_missing_or_damaged_is_reported_and_the_others_go_on(pymatting, 
         (("--num_dilate", -1), "--num_dilate -1: must not be negative"),
         (("--downsample_factor", 0), "--downsample_factor must be at least 1"),
         (("--segmentations_dir", "nowhere"), "no such segmentations_dir: nowhere"),
-        (("--images_list", "nowhere.txt"), "no such images_list: nowhere.txt"),
+        (("--images_list", "nowhere.txt"), "cannot read the images_list nowhere.txt: No such file"),
     ],
 )
 def test_wrong_flags_are_refused_before_any_work(tmp_path, capsys, flags, message):

@@ -238,6 +238,19 @@ def test_an_image_that_the_coco_file_lacks(coco20k):
         data.find_boxes("COCO_train2014_000000999999")
 
 
+def test_an_annotation_without_a_box(coco20k):
+    path = coco20k / "COCO/annotations/instances_train2014.json"
+    names = set(open_coco20k(coco20k).files.values())
+    (coco20k / "COCO" / REDUCED).unlink()
+    content = json.loads(path.read_text())
+    listed = {image["id"]: image["file_name"] for image in content["images"] if image["file_name"] in names}
+    broken = next(entry for entry in content["annotations"] if entry["image_id"] in listed and not entry["iscrowd"])
+    del broken["bbox"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="has no bbox of four numbers"):
+        open_coco20k(coco20k).find_boxes(Path(listed[broken["image_id"]]).stem)
+
+
 def test_what_coco20k_needs_is_named(coco20k):
     (coco20k / "COCO/annotations/instances_train2014.json").unlink()
     with pytest.raises(InputError, match="no such annotations: .*instances_train2014.json .*cocodataset.org"):

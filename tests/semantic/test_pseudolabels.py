@@ -72,10 +72,12 @@ def test_lists_of_ids(tmp_path: Path):
     path.write_text("b 1\r\n\na  -1\nb\n", encoding="utf-8-sig")
     assert read_ids(path) == ["a", "b"]
     path.write_text("\n")
-    with pytest.raises(InputError, match="is empty"):
+    with pytest.raises(InputError, match="val.txt names no image"):
         read_ids(path)
-    with pytest.raises(InputError, match="cannot read the list of ids"):
-        read_ids(tmp_path / "none.txt")
+    path.write_bytes(b"\xff\xd8\xff")
+    for unreadable in (path, tmp_path / "none.txt"):
+        with pytest.raises(InputError, match=f"cannot read the list of ids {unreadable}"):
+            read_ids(unreadable)
 
 
 def test_pairing_is_by_id(voc):

@@ -31,21 +31,32 @@ def read_images_list(images_list: str | Path, images_root: str | Path) -> dict[s
         The list is absent or empty, an image is missing, or two names share one stem (their files would collide).
     """
     path, root = Path(images_list), Path(images_root)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"no such images_list: {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the images_list {path}: {error}") from None
-    names = sorted({line.strip() for line in lines} - {""})
-    if not names:
-        raise InputError(f"the images_list {path} names no image")
+    names = sorted(set(read_lines(path, "the images_list")))
     if not root.is_dir():
         raise InputError(f"no such images_root: {root}")
     missing = [name for name in names if not os.path.isfile(root / name)]  # also for what cannot be a name
     if missing:
         raise InputError(f"{len(missing)} of {len(names)} images of {path} are not in {root}: {_some(missing)}")
     return by_id(names)
+
+
+def read_lines(path: str | Path, what: str) -> list[str]:
+    """Lines of a text file without white space around them; blank ones and a byte order mark are left out.
+
+    ``what`` names the file in messages: "the images_list".
+
+    Raises
+    ------
+    InputError
+        The file is absent, no text, or has blank lines alone.
+    """
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {what} {path}: {getattr(error, 'strerror', None) or error}") from None
+    if not any(lines):
+        raise InputError(f"{what} {path} names no image")
+    return [line for line in lines if line]
 
 
 def by_id(names: list[str]) -> dict[str, str]:

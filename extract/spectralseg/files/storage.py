@@ -139,7 +139,8 @@ def load_pth(path: str | Path) -> Any:
 def _numpy_globals() -> list[Any]:
     """What unpickling a NumPy array needs: constructors of plain data, nothing that runs code."""
     dtypes = [type(np.dtype(name)) for name in ("float32", "float64", "int64", "int32", "uint8", "bool")]
-    rebuild = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    core: Any = np._core if hasattr(np, "_core") else np.core
+    rebuild = core.multiarray
     names = [
         (rebuild._reconstruct, "numpy.core.multiarray._reconstruct"),
         (rebuild.scalar, "numpy.core.multiarray.scalar"),
