@@ -81,7 +81,7 @@ def data_set(data: DataOptions) -> DataSet:
 
 
 def find_box(images: DataSet, options: DetectorOptions, image_id: str) -> Found:
-    """Run a detector on an image, by way of what is computed for it already."""
+    """Run the detector on stored eigenvectors or features, where the options name their folder, else on the image."""
     path = images.path(image_id)
     if options.mode == "trivial":
         size = upright_size(path)
@@ -138,7 +138,7 @@ def _check_memory(grid: tuple[int, int], bytes_per_pair: int) -> None:
 
 
 def made_from(options: DetectorOptions) -> dict[str, Any]:
-    """Everything that decides which boxes are found, for the stage's description: nothing that another mode reads."""
+    """The settings that decide which boxes are found, for stage.json; those that only other modes read are left out."""
     mode = options.mode
     reads = {
         "lost": ("k_patches", "which_features"),

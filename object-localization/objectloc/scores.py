@@ -1,4 +1,4 @@
-"""How well boxes fit: IoU, CorLoc, and the files that tell it."""
+"""How well boxes fit: IoU, CorLoc, and the files of results."""
 
 import csv
 import io

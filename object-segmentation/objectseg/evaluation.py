@@ -42,7 +42,7 @@ COLUMNS = {"images": "images", "miou": "mIoU", "accuracy": "accuracy", "f_beta":
 
 @dataclass
 class DataSet:
-    """An entry of ``data`` in the config, which explains them; so for the other classes."""
+    """An entry of ``data`` in configs/object-segmentation/eval.yaml, where its settings are explained."""
 
     name: str
     images_dir: str
@@ -54,6 +54,8 @@ class DataSet:
 
 @dataclass
 class Predictions:
+    """The entry ``predictions`` of that file."""
+
     root: str
     run: str
     downsample: int | None = 16
@@ -62,6 +64,8 @@ class Predictions:
 
 @dataclass
 class Settings:
+    """All settings of that file."""
+
     data_root: str
     predictions: Predictions
     data: list[DataSet] = field(default_factory=list)

@@ -203,7 +203,7 @@ def sharpen(
 
 
 def read_ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """``function`` of each item, in order, computed in ``threads`` threads a few items ahead; 0: none, when asked."""
+    """``function`` of each item, in order, computed in ``threads`` threads a few items ahead; with 0, in this one."""
     if threads == 0:
         yield from map(function, items)
         return
