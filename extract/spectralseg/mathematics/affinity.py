@@ -23,9 +23,10 @@ PANEL = 256  # rows of F F' at a time
 
 
 def gram(features: Tensor) -> Tensor:
-    """F F' of features (..., T, D) -> (..., T, T), each entry computed once and mirrored.
+    """F F' of features (..., T, D) -> (..., T, T).
 
-    In panels: half the multiplications of the full product, and each panel is in the cache while it is mirrored.
+    On a CPU with more than 256 rows, panels at and above the diagonal are computed, and mirrored while they are in the
+    cache: about half the multiplications of the full product, which smaller problems and GPUs compute at once.
     """
     count = features.shape[-2]
     if features.device.type != "cpu" or count <= PANEL:
