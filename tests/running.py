@@ -1,9 +1,10 @@
-"""Run extract.py as users do, on pictures that are small, and check what it says."""
+"""Run scripts as users do, extract.py on pictures that are small, and check what they say."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,27 +26,35 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, **threads, **variables}
 
 
-def run_extract(
-    *arguments: object, env: Mapping[str, str] | None = None, timeout: float = 300, **options: object
-) -> subprocess.CompletedProcess[str]:
+def run_command(command: Sequence[object], **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    options = {"env": environment(), "timeout": 300, "capture_output": True, "text": True, "check": False, **options}
+    return subprocess.run([str(word) for word in command], **options)
+
+
+def start_command(command: Sequence[object], **options: object) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own.
+
+    Ctrl-C reaches it as at a terminal: what started the tests may have ignored it (as ``nohup`` and scripts in the
+    background do), and processes inherit that.
+    """
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    options = {"env": environment(), "text": True, "start_new_session": True, **pipes, **options}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen([str(word) for word in command], **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run_extract(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     """Run extract.py to its end."""
-    env = environment() if env is None else env
-    return subprocess.run(
-        command_line(*arguments), env=env, timeout=timeout, capture_output=True, text=True, check=False, **options
-    )
+    return run_command(command_line(*arguments), **options)
 
 
-def start_extract(*arguments: object, env: Mapping[str, str] | None = None, **options: object) -> subprocess.Popen[str]:
+def start_extract(*arguments: object, **options: object) -> subprocess.Popen[str]:
     """Start extract.py in a process group of its own."""
-    return subprocess.Popen(
-        command_line(*arguments),
-        env=environment() if env is None else env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        **options,
-    )
+    return start_command(command_line(*arguments), **options)
 
 
 def features_flags(images: Path, output: Path, names: Sequence[str] | None = None) -> list[str]:

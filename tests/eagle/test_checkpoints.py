@@ -27,6 +27,7 @@ from eagleseg.checkpoints.files import (
 )
 from eagleseg.checkpoints.inert_pickle import StandIn, plain, read_inert
 from eagleseg.model.heads import EagleModel
+from running import run_command
 from shared_data import PROJECT
 from spectralseg.errors import InputError
 
@@ -224,8 +225,7 @@ def test_no_module_is_imported(tmp_path):
         "import sys\nfrom eagleseg.checkpoints.files import read_published\n"
         f"print(read_published({str(path)!r})[1]['nested'], 'omegaconf' in sys.modules)\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(PROJECT / "eagle")}
-    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    result = run_command([sys.executable, "-c", code], cwd=PROJECT / "eagle")
     assert result.stdout == "{'list': [1, 2.5, None, 'x']} False\n"
 
 
@@ -342,7 +342,7 @@ def test_convert_names_what_differs(tmp_path):
 def test_convert_from_the_command_line(tmp_path):
     source = write_published(tmp_path / "eagle.ckpt")
     command = [sys.executable, PROJECT / "eagle" / "convert_checkpoint.py", source]
-    result = subprocess.run([*command, tmp_path / "eagle.pth"], capture_output=True, text=True, check=True)
+    result = run_command([*command, tmp_path / "eagle.pth"])
     assert "13 tensors" in result.stdout
     with pytest.raises(SystemExit, match="^error: the following arguments are required: OUT$"):
         convert([str(source)])

@@ -1,6 +1,5 @@
 """crop_datasets.py: five crops of each image, whole or not at all, and what reads them."""
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from eagleseg.data.crops import crop_boxes, generator_for
 from eagleseg.data.dataset import EagleDataset, build_dataset
 from eagleseg.data.settings import DataSettings
 from eagleseg.model.features import Featurizer
-from running import contents, environment
+from running import contents, run_command
 from shared_data import PROJECT
 from spectralseg.commands.features import FeatureSettings, extract_features
 from spectralseg.errors import InputError
@@ -148,8 +147,7 @@ def test_camvid_from_the_command_line_in_two_processes(tmp_path):
     write_directory(tmp_path / "mine", {"train": camvid("train", 3)})
     command = [sys.executable, PROJECT / "eagle" / "crop_datasets.py", f"pytorch_data_dir={tmp_path}"]
     command += ["--dataset_name", "directory", "dir_dataset_name=mine", "dir_dataset_n_classes=11"]
-    options = {"capture_output": True, "text": True, "check": False, "env": environment(), "cwd": tmp_path}
-    result = subprocess.run([*command, "dir_dataset_void=11", "multiprocessing=2"], **options)
+    result = run_command([*command, "dir_dataset_void=11", "multiprocessing=2"], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "3 written, 0 already there, 0 failed" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cropped", "mine"]

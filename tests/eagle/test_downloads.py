@@ -5,7 +5,6 @@ import http.server
 import io
 import os
 import socket
-import subprocess
 import sys
 import tarfile
 import threading
@@ -20,6 +19,7 @@ import download_datasets
 import download_models
 from eagleseg.data import downloads as eagle_downloads
 from eagleseg.data.downloads import fetch, unpack
+from running import run_command
 from shared_data import PROJECT
 from spectralseg.errors import InputError, OutputError
 from spectralseg.models import backbones, weights
@@ -341,5 +341,5 @@ def test_from_the_command_line(tmp_path):
     (tmp_path / "a.zip").write_bytes(zipped(FILES))
     command = [sys.executable, PROJECT / "eagle" / "download_datasets.py", "--dataset", "cocostuff"]
     command += ["--data_root", tmp_path, "--url", f"file://{tmp_path}/a.zip"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = run_command(command)
     assert result.stdout == f"cocostuff -> {tmp_path}/cocostuff\n"

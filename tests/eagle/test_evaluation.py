@@ -3,7 +3,6 @@
 import collections
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from eagleseg.checkpoints.files import save_checkpoint
 from eagleseg.evaluation.probabilities import cluster_log_probabilities, cluster_scores, image_code, linear_logits
 from eagleseg.evaluation.scores import ProbeCounts, as_classes, as_table, scores
 from eagleseg.model.heads import EagleModel
-from running import environment, write_pictures
+from running import run_command, write_pictures
 from shared_data import SAMPLES
 from spectralseg.models.backbones import load_backbone
 
@@ -211,7 +210,7 @@ def test_without_labels_there_is_nothing_to_evaluate(refused: Callable[..., str]
 def test_both_names_of_the_script(prepared: list[str], tmp_path: Path):
     for name in ("main.py", "eval_segmentation.py"):
         command = [sys.executable, EAGLE / name, *prepared, "run_crf=false", f"hydra.run.dir={tmp_path / name}"]
-        result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
+        result = run_command(command)
         assert result.returncode == 0, result.stderr
         assert "mIoU" in result.stdout
     assert results_of(tmp_path / "main.py")["scores"] == results_of(tmp_path / "eval_segmentation.py")["scores"]

@@ -1,6 +1,5 @@
 """Training: it learns, resumes exactly, stops in time, keeps the right checkpoints."""
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from eagle_layouts import scenes, write_directory
 from eagle_runs import EAGLE, data_overrides, metrics
 from eagleseg.checkpoints.files import load_checkpoint
 from eagleseg.training.batches import EpochBatches
-from running import environment
+from running import run_command
 
 TRAIN = "train_segmentation_eigen"
 
@@ -202,14 +201,7 @@ def test_two_processes_train_as_one(run_script: Callable[..., Path], textures: l
     alone = run_script(TRAIN, *settings, folder="alone")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
     together = tmp_path / "together"
-    result = subprocess.run(
-        [*launch, EAGLE / f"{TRAIN}.py", *settings, f"hydra.run.dir={together}"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    result = run_command([*launch, EAGLE / f"{TRAIN}.py", *settings, f"hydra.run.dir={together}"])
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("cluster mIoU") == 1  # it reports once
     one, two = metrics(alone)[-1], metrics(together)[-1]

@@ -3,7 +3,6 @@
 import functools
 import os
 import signal
-import subprocess
 import sys
 import time
 from multiprocessing import forkserver
@@ -15,7 +14,7 @@ import pytest
 import torch
 
 import worker_jobs
-from running import contents, eigs_flags, features_flags, picture, start_extract
+from running import contents, eigs_flags, features_flags, picture, start_command, start_extract
 from spectralseg.errors import InputError, OutputError
 from spectralseg.files.storage import save_record
 from spectralseg.running.stage import Stage
@@ -176,14 +175,8 @@ def test_stream_that_is_left_ends_its_workers():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_stream_ends_with_ctrl_c_and_with_its_parent(number):
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import worker_jobs; worker_jobs.stream_slowly()"],
-        cwd=os.path.dirname(worker_jobs.__file__),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = [sys.executable, "-c", "import worker_jobs; worker_jobs.stream_slowly()"]
+    process = start_command(command, cwd=os.path.dirname(worker_jobs.__file__))
     assert process.stdout.readline() == "first\n"
     assert len(members(process)) >= 3
     if number == signal.SIGINT:  # a terminal sends it to all processes of the group

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from PIL import Image
 
 from extract import extract_eigs, extract_features
 from objectloc.scores import bbox_iou
-from running import environment, picture, write_pictures
+from running import picture, run_command, write_pictures
 from shared_data import PROJECT, SAMPLES, reference
 from spectralseg.errors import InputError
 from spectralseg.files.images import to_tensor
@@ -398,15 +397,8 @@ def test_from_its_own_folder_with_four_processes(localization, samples, tmp_path
     flags = [*folder_flags(SAMPLES / "images", samples / "boxes.csv")]
     flags += ["--eigenseg", "--precomputed_eigs_dir", samples / "laplacian"]
     alone = localization(*flags)
-    result = subprocess.run(
-        [sys.executable, "main.py", *map(str, flags), "--num_workers", "4", "--output_dir", str(tmp_path / "four")],
-        cwd=PROJECT / "object-localization",
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    command = [sys.executable, "main.py", *flags, "--num_workers", 4, "--output_dir", tmp_path / "four"]
+    result = run_command(command, cwd=PROJECT / "object-localization")
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "four" / "folder_images" / "eigenseg-extracted-laplacian"
     for name in ("boxes.csv", "results.json", "results.txt", "preds.pkl", "gt.pkl"):

@@ -1,13 +1,12 @@
 """What users can mend is said in one line, with status 1; bad images are counted and listed, and the rest goes on."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from running import environment, write_pictures
+from running import run_command, write_pictures
 from shared_data import PROJECT, SAMPLES, shared
 
 CHELSEA = SAMPLES / "images" / "chelsea.jpg"
@@ -175,14 +174,7 @@ def test_in_a_process_of_its_own():
     """No traceback, one line, status 1; help with status 0; from the repository's root, and at once."""
     script = "object-localization/main.py"
     for flags, status in ((["--eigensg"], 1), (["--dataset", "COCO20k", "--set", "val"], 1), (["--help"], 0)):
-        result = subprocess.run(
-            [sys.executable, script, *flags],
-            cwd=PROJECT,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        result = run_command([sys.executable, script, *flags], cwd=PROJECT)
         assert result.returncode == status
         assert len(result.stderr.splitlines()) == status
         assert ("--precomputed_eigs_dir" in result.stdout) == (status == 0)

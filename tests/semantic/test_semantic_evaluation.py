@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from running import environment, error_line
+from running import error_line, run_command
 from semanticseg.evaluation import count
 from semanticseg.pseudolabels import pair
 from semanticseg.settings import Data, Loader, Transform
@@ -226,8 +226,7 @@ def test_memory_does_not_grow_with_the_images(voc):
 
 
 def start(script: str, *arguments: object, cwd: Path = FOLDER) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, script, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    return run_command([sys.executable, script, *arguments], cwd=cwd)
 
 
 def test_the_published_name_from_the_repository(voc, tmp_path: Path):

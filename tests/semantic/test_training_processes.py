@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from running import environment
+from running import run_command, start_command
 from shared_data import PROJECT
 
 TRAIN = str(PROJECT / "semantic-segmentation" / "train.py")
@@ -31,7 +31,7 @@ def test_two_processes_train_as_one_does_and_report_once(train, squares, small, 
     settings += ("evaluate_every=100",)
     one = train(*settings)["history"]
     command = [*ACCELERATE, *small, *settings, f"hydra.run.dir={tmp_path / 'two'}"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    done = run_command(command)
     assert done.returncode == 0, done.stderr
     two = results(tmp_path / "two")["history"]
     assert [entry["step"] for entry in two] == [entry["step"] for entry in one] == [0, 15]
@@ -52,7 +52,7 @@ def test_killed_and_started_again(squares, small, tmp_path: Path):
     command = [sys.executable, TRAIN, *small, *settings, f"hydra.run.dir={tmp_path / 'killed'}"]
     latest = tmp_path / "killed" / "checkpoint-latest.pth"
     seen, deadline = set(), time.monotonic() + TIMEOUT
-    first = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = start_command(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while len(seen) < 2 and first.poll() is None and time.monotonic() < deadline:  # that of step 0 and one more
             seen |= {latest.stat().st_mtime_ns} if latest.exists() else set()
@@ -62,9 +62,8 @@ def test_killed_and_started_again(squares, small, tmp_path: Path):
         first.wait()
     before = torch.load(latest, weights_only=True)
     assert 0 < before["step"] < 9
-    options = {"env": environment(), "capture_output": True, "text": True, "check": True, "timeout": TIMEOUT}
-    assert f"going on at step {before['step']} of 9" in subprocess.run(command, **options).stdout
-    subprocess.run([*command[:-1], f"hydra.run.dir={tmp_path / 'run'}"], **options)
+    assert f"going on at step {before['step']} of 9" in run_command(command).stdout
+    assert run_command([*command[:-1], f"hydra.run.dir={tmp_path / 'run'}"]).returncode == 0
     whole, resumed = (
         torch.load(tmp_path / name / "checkpoint-latest.pth", weights_only=True) for name in ("run", "killed")
     )
