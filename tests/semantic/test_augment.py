@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -18,17 +18,23 @@ def marked(height: int = 90, width: int = 120) -> tuple[Image.Image, np.ndarray]
 
 @settings(max_examples=40)
 @given(st.integers(0, 2**62))
+@example(232)  # little contrast: black becomes 78
 def test_labels_follow_the_image(seed: int):
     image, labels = Augmentation(64, 48)(*marked(), seed)
     assert image.shape == (3, 48, 48)
     assert labels.shape == (48, 48)
     assert (image.dtype, labels.dtype) == (torch.uint8, torch.uint8)
     assert set(labels.unique().tolist()) <= {1, 2}  # nearest neighbour invents no label
-    bright = image.float().mean(dim=0) > 60  # jitter leaves white at least 0.6 * 0.6 of its brightness
+    brightness = image.float().mean(dim=0)
     border = torch.zeros_like(labels, dtype=torch.bool)
     border[:, 1:] = labels[:, 1:] != labels[:, :-1]
     near = torch.nn.functional.max_pool2d(border[None].float(), 19, 1, 9)[0] > 0  # bicubic and blurred there
-    assert ((labels == 1) == bright)[~near].all()
+    white, black = (brightness[(labels == label) & ~near] for label in (1, 2))
+    kept = 0.6 * 0.6 * 255 - 3  # what jitter leaves of their difference, however it lifts black; and of white alone
+    if len(white) and len(black):
+        assert white.min() - black.max() > kept
+    else:  # medians: the border may lie just outside
+        assert (white.median() > kept) if len(white) else (black.median() < kept)
 
 
 def test_the_seed_decides():
