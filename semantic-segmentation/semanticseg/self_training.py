@@ -1,4 +1,4 @@
-r"""Self-training: a DeepLab learns the pseudo-labels of the extract stage, and then segments better than these.
+r"""Self-training: a DeepLab learns the pseudo-labels of the extract stage.
 
     cd semantic-segmentation
     python train.py lr=2e-4 data.loader.batch_size=96 matching='"[(0, 0), (1, 5), (2, 8)]"' \
