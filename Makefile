@@ -11,6 +11,8 @@ WEIGHTS ?=
 DEMO_DIR ?= outputs/demo
 WORKERS ?= 2
 PYTEST_ARGS ?=
+# of make fuzz
+MINUTES ?= 10
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
@@ -32,12 +34,13 @@ UNFINISHED := $(VENV).unfinished
 $(shell if test -e $(UNFINISHED) || ! $(PY) -c '' 2>/dev/null || ! grep -qsxF "$(CURDIR)" $(INSTALLED); \
         then rm -f $(INSTALLED) $(TESTABLE); fi)
 
-.PHONY: help demo test lint clean distclean
+.PHONY: help demo test fuzz lint clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       objects in data/samples: masks, cut-outs and a page in $(DEMO_DIR) (MODEL=$(MODEL) WEIGHTS=PATH)"
 	@echo "make test       all tests (PYTEST_ARGS=\"-k NAME\" for some, WORKERS=$(WORKERS) processes)"
+	@echo "make fuzz       new examples for the tests that draw them, for MINUTES=$(MINUTES)"
 	@echo "make lint       ruff: rules and format"
 	@echo "make clean      remove what the demo wrote, and caches"
 	@echo "make distclean  ... and the virtual environment $(VENV)"
@@ -98,9 +101,19 @@ demo: $(INSTALLED)
 # WORKERS processes with one thread each: together they load two cores better than one process whose small
 # matrices are split over threads, and with more threads than cores they would hinder each other.
 # A file's tests stay together, so that what its fixtures computed is computed once.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 test: $(TESTABLE)
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
-	    $(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+# Every run of the tests draws the same examples (tests/conftest.py); here each round draws others. A failure shows the
+# example and how to draw it again; it belongs into the test as @example.
+fuzz: $(TESTABLE)
+	@end=$$(($$(date +%s) + 60 * $(MINUTES))); \
+	while test "$$(date +%s)" -lt $$end; do \
+	    seed=$$($(PY) -c 'import secrets; print(secrets.randbelow(10**9))'); \
+	    echo "fuzz: examples of --hypothesis-seed=$$seed"; \
+	    $(PYTEST) -q -m hypothesis --hypothesis-profile=fuzz --hypothesis-seed=$$seed $(PYTEST_ARGS) || exit 1; \
+	done
 
 lint: $(TESTABLE)
 	$(PY) -m ruff check .

@@ -1,29 +1,98 @@
-"""Fixtures that several rooms of the tests share."""
+"""Fixtures that several rooms of the tests share, and what makes every run of the tests the same."""
 
+import logging
 import os
-from collections.abc import Callable
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
+from PIL import Image
 
 import shared_data
+from file_server import FileServer
 
-# Times vary a lot on machines that are shared; an example must not fail for being slow. CI draws the same ones always.
-settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
-settings.load_profile("project")
+# Everybody draws the same examples, in the same order, whatever was drawn before; `make fuzz` draws new ones.
+# Times vary a lot on machines that are shared: no example may fail for being slow.
+settings.register_profile("fixed", deadline=None, derandomize=True, database=None, print_blob=True)
+settings.register_profile("fuzz", deadline=None, derandomize=False, print_blob=True, max_examples=500)
+settings.load_profile("fixed")
 
-LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+SEEN_BY_RUNS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "HYDRA_FULL_ERROR", "EAGLE_DATA_ROOT", "COLUMNS")
+SEEN_BY_RUNS_PREFIXES = ("SLURM_", "ACCELERATE_", "WANDB_")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _environment() -> Iterator[None]:
+    """Tests run as one process with no settings of the user's, whatever started them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name in SEEN_BY_RUNS or name.startswith(SEEN_BY_RUNS_PREFIXES):
+                patch.delenv(name)
+        patch.setenv("MPLBACKEND", "Agg")  # Streamlit sets it
+        yield
+
+
+def _state_of_process() -> dict[str, object]:
+    """What a test may change for those that follow it."""
+    return {
+        **{f"${name}": value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+        **{f"signal {number}": signal.getsignal(number) for number in signal.valid_signals()},
+        "current folder": os.getcwd(),
+        "sys.path": list(sys.path),
+        "logging": (logging.root.level, list(logging.root.handlers)),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's threads": torch.get_num_threads(),
+        "torch's gradients": torch.is_grad_enabled(),
+        "torch's deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "numpy's errors": np.geterr(),
+        "Pillow's limit of pixels": Image.MAX_IMAGE_PIXELS,
+        "Hydra": GlobalHydra.instance().is_initialized(),
+    }
 
 
 @pytest.fixture(autouse=True)
-def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests run as one process, whatever started them."""
-    for name in [name for name in os.environ if name in LAUNCHER_VARIABLES or name.startswith("SLURM_")]:
-        monkeypatch.delenv(name)
+def _alone() -> Iterator[None]:
+    """A test draws the same random numbers wherever it stands, and leaves the process as it found it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    before = _state_of_process()
+    yield
+    after = _state_of_process()
+    changed = {name: after.get(name) for name in before | after if before.get(name) != after.get(name)}
+    assert changed == {}, "left changed"
 
 
 @pytest.fixture(scope="session")
 def standin_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Model name -> checkpoint with stand-in weights; skips where ../shared is absent."""
     return lambda model: shared_data.standin_weights(tmp_path_factory, model)
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FileServer]]:
+    """Arguments of :class:`FileServer` -> one that runs; no proxy stands between."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    servers = []
+
+    def start(*arguments: object, **options: object) -> FileServer:
+        server = FileServer(*arguments, **options)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.released.set()
+        server.shutdown()
+        server.server_close()

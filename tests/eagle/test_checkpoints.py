@@ -316,6 +316,8 @@ def test_convert(tmp_path, capsys, model):
         convert([str(source), str(target)])
     assert stop.value.code == f"error: {target} exists; choose another file, or --overwrite it"
     convert([str(source), str(target), "--overwrite"])
+    with pytest.raises(SystemExit, match="^error: the following arguments are required: OUT$"):
+        convert([str(source)])
 
 
 def test_convert_names_what_differs(tmp_path):
@@ -337,12 +339,3 @@ def test_convert_names_what_differs(tmp_path):
     with pytest.raises(SystemExit) as stop:
         convert([str(tmp_path / "none.ckpt"), str(target)])
     assert stop.value.code == f"error: no such checkpoint: {tmp_path}/none.ckpt"
-
-
-def test_convert_from_the_command_line(tmp_path):
-    source = write_published(tmp_path / "eagle.ckpt")
-    command = [sys.executable, PROJECT / "eagle" / "convert_checkpoint.py", source]
-    result = run_command([*command, tmp_path / "eagle.pth"])
-    assert "13 tensors" in result.stdout
-    with pytest.raises(SystemExit, match="^error: the following arguments are required: OUT$"):
-        convert([str(source)])

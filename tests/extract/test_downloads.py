@@ -1,16 +1,13 @@
 """Weights from an address: fetched once, checked, and never kept by halves."""
 
-import http.server
 import os
 import shutil
-import socket
-import threading
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from file_server import NAME, closed_port
 from running import environment, error_line, run_extract, write_pictures
 from spectralseg.errors import InputError, OutputError
 from spectralseg.models import backbones, weights
@@ -24,9 +21,6 @@ MODEL = "test_vit"
 def cache(tmp_path, monkeypatch) -> Path:
     """torch.hub's folder for weights, empty."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
@@ -35,60 +29,6 @@ def checkpoint(tmp_path) -> Path:
     path = tmp_path / "checkpoint.pth"
     torch.save(load_backbone(MODEL, "random").model.state_dict(), path)
     return path
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves the same for every address, and notes what was asked for."""
-
-    def __init__(self, data: bytes, status: int = 200, length: int | None = -1, stall: bool = False) -> None:
-        self.data, self.status, self.stall = data, status, stall
-        self.length = len(data) if length == -1 else length
-        self.requests: list[str] = []
-        self.released = threading.Event()
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server_port}/some/checkpoint.pth"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.requests.append(self.path)
-        self.send_response(self.server.status)
-        if self.server.length is not None:
-            self.send_header("Content-Length", str(self.server.length))
-        self.end_headers()
-        self.wfile.write(self.server.data)
-        if self.server.stall:
-            self.wfile.flush()
-            self.server.released.wait(20)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def serve():
-    """Server arguments -> a running server."""
-    servers = []
-
-    def start(*arguments: object, **options: object) -> Server:
-        server = Server(*arguments, **options)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.released.set()
-        server.shutdown()
-        server.server_close()
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def files(cache: Path) -> list[str]:
@@ -102,7 +42,7 @@ def test_fetched_once(announced, serve, checkpoint, cache):
     assert path.parent == cache
     assert path.read_bytes() == checkpoint.read_bytes()
     assert download(server.address) == path
-    assert server.requests == ["/some/checkpoint.pth"]
+    assert server.asked == [(f"/{NAME}", None)]
     assert files(cache) == [path.name]
 
 
@@ -112,7 +52,7 @@ def test_weights_from_an_address_are_those_of_the_file(serve, checkpoint):
     for backbone in loaded:
         for name, value in torch.load(checkpoint, weights_only=True).items():
             assert torch.equal(backbone.model.state_dict()[name], value)
-    assert len(server.requests) == 1
+    assert len(server.asked) == 1
     assert len({backbone.weights.partition(" ")[2] for backbone in loaded}) == 1  # the checksum
 
 
@@ -160,7 +100,7 @@ def test_what_does_not_arrive_is_not_kept(data, options, reason, serve, cache):
             download(server.address)
         assert server.address in str(error.value)
         assert files(cache) == []
-        assert len(server.requests) == attempt
+        assert len(server.asked) == attempt
     with pytest.raises(InputError, match="cannot download the weights: http://127.0.0.1"):
         load_backbone(MODEL, server.address)
 
@@ -177,10 +117,8 @@ def test_a_truncated_checkpoint_is_not_kept(serve, checkpoint, cache):
 def test_a_server_that_falls_silent(serve, cache, monkeypatch):
     monkeypatch.setattr(weights, "TIMEOUT_SECONDS", 0.3)
     server = serve(b"PK half", length=1000, stall=True)
-    started = time.monotonic()
-    with pytest.raises(ConnectionError, match="timed out"):
+    with pytest.raises(ConnectionError, match="timed out"):  # and not "broke off", as when the server closes
         download(server.address)
-    assert time.monotonic() - started < 10
     assert files(cache) == []
 
 
@@ -208,7 +146,7 @@ def test_a_cache_that_cannot_be_written(serve, checkpoint, tmp_path, monkeypatch
 def test_published_weights(serve, checkpoint, cache, monkeypatch):
     """The published address first, and timm's hub not at all."""
     server = serve(checkpoint.read_bytes())
-    monkeypatch.setattr(backbones, "DINO_ADDRESS", server.address.removesuffix("some/checkpoint.pth"))
+    monkeypatch.setattr(backbones, "DINO_ADDRESS", server.root)
     monkeypatch.setitem(backbones.SOURCES, "tiny", Source("test_vit", "folder/tiny.pth"))
     monkeypatch.setattr(weights, "hub_without_retries", None)
     for _ in range(2):
@@ -216,14 +154,14 @@ def test_published_weights(serve, checkpoint, cache, monkeypatch):
         assert torch.equal(
             backbone.model.state_dict()["norm.bias"], torch.load(checkpoint, weights_only=True)["norm.bias"]
         )
-    assert server.requests == ["/folder/tiny.pth"]
+    assert server.asked == [("/folder/tiny.pth", None)]
 
 
 @pytest.mark.parametrize("on_hub", [True, False])
 @pytest.mark.parametrize("data", [b"", b"<html>a captive portal</html>"])
 def test_no_published_weights_and_no_hub(data, on_hub, serve, cache, monkeypatch, tmp_path):
     server = serve(data, status=200 if data else 404)
-    monkeypatch.setattr(backbones, "DINO_ADDRESS", server.address.removesuffix("some/checkpoint.pth"))
+    monkeypatch.setattr(backbones, "DINO_ADDRESS", server.root)
     monkeypatch.setitem(backbones.SOURCES, "tiny", Source("test_vit.r160_in1k", "folder/tiny.pth", on_hub=on_hub))
     monkeypatch.setattr(weights.hub_constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
@@ -237,14 +175,7 @@ def test_no_published_weights_and_no_hub(data, on_hub, serve, cache, monkeypatch
     assert files(cache) == []
 
 
-@pytest.mark.parametrize(
-    ("model", "address"),
-    [
-        ("dino_vits16", "https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth"),
-        ("dinov2_vits14", "timm hub vit_small_patch14_dinov2.lvd142m"),
-    ],
-)
-def test_without_a_network_the_command_line_says_what_to_do(model, address, tmp_path):
+def test_without_a_network_the_command_line_says_what_to_do(tmp_path):
     images = write_pictures(tmp_path / "images", 1)
     (tmp_path / "list.txt").write_text("image0.png\n")
     proxy = f"http://127.0.0.1:{closed_port()}"
@@ -252,10 +183,10 @@ def test_without_a_network_the_command_line_says_what_to_do(model, address, tmp_
     offline |= {"HF_HOME": str(tmp_path / "hub"), "TORCH_HOME": str(tmp_path / "torch"), "no_proxy": "", "NO_PROXY": ""}
     result = run_extract(
         *("extract_features", "--images_list", tmp_path / "list.txt", "--images_root", images),
-        *("--model_name", model, "--batch_size", 1, "--output_dir", tmp_path / "out"),
+        *("--model_name", "dinov2_vits14", "--batch_size", 1, "--output_dir", tmp_path / "out"),
         env=environment(**offline),
     )
     line = error_line(result)
-    assert address in line
+    assert "timm hub vit_small_patch14_dinov2.lvd142m" in line
     assert line.endswith("download them elsewhere and pass --weights PATH")
     assert not (tmp_path / "out").exists()

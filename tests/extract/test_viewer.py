@@ -7,8 +7,6 @@ import json
 import os
 import shlex
 import shutil
-import socket
-import subprocess
 import sys
 import time
 import urllib.error
@@ -21,7 +19,7 @@ import torch
 from PIL import Image
 
 import extract
-from shared_data import SAMPLES
+from running import start_command
 from spectralseg.commands import viewer, viewer_sources
 from spectralseg.commands.viewer import draw_boxes, enlarge, panels
 from spectralseg.commands.viewer_sources import Box, LabelIndex, load_sources, missing_label_maps
@@ -69,6 +67,10 @@ def flags(root, with_boxes=True):
     arguments = {"images_list": root / "list.txt", "images_root": root / "images", "segmentations_dir": root / "maps"}
     arguments |= {"bbox_file": root / "bboxes.pth"} if with_boxes else {}
     return {name: str(path) for name, path in arguments.items()}
+
+
+def command_line(root, with_boxes=True):
+    return [part for name, value in flags(root, with_boxes).items() for part in (f"--{name}", value)]
 
 
 # --- what the page is made of -----------------------------------------------------------------------------------------
@@ -194,7 +196,7 @@ def test_label_index_reads_as_far_as_need_be_and_again_what_changed(tmp_path, mo
 # --- the page, without a browser --------------------------------------------------------------------------------------
 
 
-def _script(argv):
+def _script(argv):  # Streamlit takes its text, without what this file imports
     import extract
     from spectralseg.running.fire_app import main
 
@@ -207,10 +209,10 @@ def page(gallery, monkeypatch):
     testing = pytest.importorskip("streamlit.testing.v1", reason="needs Streamlit: pip install -e '.[viewer]'")
     # Streamlit puts its script in this place and leaves it there, where the workers of other tests would start from it.
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.setattr(viewer, "INDEX", LabelIndex())
 
     def opened(*argv, with_boxes=True):
-        arguments = [part for name, value in flags(gallery, with_boxes).items() for part in (f"--{name}", value)]
-        argv = list(argv) or ["vis_segmentations", *arguments]
+        argv = list(argv) or ["vis_segmentations", *command_line(gallery, with_boxes)]
         return testing.AppTest.from_function(_script, kwargs={"argv": argv}, default_timeout=60).run()
 
     return opened
@@ -225,6 +227,10 @@ def names(at):
     return [element.proto.body.split("<b>")[1].split("</b>")[0] for element in at.get("html")]
 
 
+def button(at, label):
+    return next(button for button in at.button if button.label == label)
+
+
 def status(at):
     return at.markdown[0].value
 
@@ -234,19 +240,17 @@ def test_pages_of_images(page):
     assert not at.exception
     assert status(at) == "Images 1 to 8 of 40"
     assert names(at) == [f"image_{number:02d}" for number in range(8) if f"image_{number:02d}" != NO_PHOTOGRAPH]
-    by_label = {button.label: button for button in at.button}
-    assert by_label["Previous"].disabled
-    by_label["Next"].click()
-    at.run()
+    assert button(at, "Previous").disabled
+    button(at, "Next").click().run()
     assert status(at) == "Images 9 to 16 of 40"
     at.number_input(key="page").set_value(5).run()
     assert names(at) == [f"image_{number}" for number in range(32, 40)]
-    assert {button.label: button.disabled for button in at.button}["Next"]
+    assert button(at, "Next").disabled
     at.selectbox(key="size").set_value(32).run()
     assert status(at) == "Images 1 to 32 of 40"
     at.number_input(key="page").set_value(2).run()
     assert len(names(at)) == 8
-    {button.label: button for button in at.button}["Previous"].click().run()
+    button(at, "Previous").click().run()
     assert status(at) == "Images 1 to 32 of 40"
 
 
@@ -255,7 +259,6 @@ def test_only_the_images_on_view_are_opened(page, monkeypatch):
     for module, name in ((viewer, "load_image"), (viewer, "load_labels"), (viewer_sources, "load_labels")):
         load = getattr(module, name)
         monkeypatch.setattr(module, name, lambda path, load=load: opened.append(path.stem) or load(path))
-    monkeypatch.setattr(viewer, "INDEX", LabelIndex())
     at = page()
     assert set(opened) == {f"image_{number:02d}" for number in range(8)} - {NO_MAP} | {NO_MAP}
     opened.clear()
@@ -263,8 +266,7 @@ def test_only_the_images_on_view_are_opened(page, monkeypatch):
     assert set(opened) == {f"image_{number:02d}" for number in range(24, 32)}
 
 
-def test_a_label_is_chosen(page, monkeypatch):
-    monkeypatch.setattr(viewer, "INDEX", LabelIndex())
+def test_a_label_is_chosen(page):
     at = page()
     show = at.selectbox(key="label")
     assert show.options == ["all images", "label 0", "label 1", "label 2", "label 3", "label 4"]
@@ -272,7 +274,7 @@ def test_a_label_is_chosen(page, monkeypatch):
     at.selectbox(key="label").set_value("label 2").run()
     assert status(at) == "Images 1 to 8 with label 2; there are more"  # on its first page
     assert names(at) == [f"image_{number:02d}" for number in range(1, 36, 4) if number != 5]
-    {button.label: button for button in at.button}["Next"].click().run()
+    button(at, "Next").click().run()
     assert status(at) == "Images 9 to 9 of 9 with label 2"
     assert at.number_input(key="page").label == "Page (of 2)"
     at.number_input(key="page").set_value(2).run()
@@ -286,8 +288,7 @@ def type_label(at, text):
     show.set_value(text).run()
 
 
-def test_any_label_can_be_typed(page, monkeypatch):
-    monkeypatch.setattr(viewer, "INDEX", LabelIndex())
+def test_any_label_can_be_typed(page):
     at = page()
     type_label(at, "9")
     assert status(at) == "Images 1 to 1 of 1 with label 9"
@@ -303,8 +304,7 @@ def test_any_label_can_be_typed(page, monkeypatch):
     assert not at.error
 
 
-def test_all_labels_on_request(page, monkeypatch):
-    monkeypatch.setattr(viewer, "INDEX", LabelIndex())
+def test_all_labels_on_request(page):
     at = page()
     assert "label 9" not in at.selectbox(key="label").options
     at.button(key="read_all").click().run()
@@ -361,7 +361,7 @@ def test_errors_are_one_line_on_the_page(page, argv, message):
 
 
 def test_without_streamlit_one_line_says_how_to_start(gallery, monkeypatch):
-    arguments = [part for name, value in flags(gallery).items() for part in (f"--{name}", value)]
+    arguments = command_line(gallery)
     monkeypatch.setattr(sys, "argv", ["extract.py"])
     for installed in (True, False):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, installed=installed: installed or None)
@@ -376,44 +376,44 @@ def test_without_streamlit_one_line_says_how_to_start(gallery, monkeypatch):
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def own_port():
+    """A port that no other process of a test run takes: below those that the system deals out, by process."""
+    return 20_000 + os.getpid() % 10_000
 
 
-@contextlib.contextmanager
-def streamlit_server(arguments, log):
-    """``streamlit run extract.py`` as users start it; yields its address."""
-    port = free_port()
-    command = [sys.executable, "-m", "streamlit", "run", "--server.headless", "true", "--server.port", str(port)]
-    command += ["--server.address", "127.0.0.1", "--browser.gatherUsageStats", "false", "extract.py", *arguments]
-    with open(log, "wb") as output:
-        server = subprocess.Popen(command, cwd=Path(extract.__file__).parent, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(240):
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5)
-                break
-            assert server.poll() is None, log.read_text()
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-@pytest.fixture(scope="module")
-def browser():
+@pytest.fixture
+def tab(gallery, tmp_path):
+    """A browser's tab with the page, from ``streamlit run extract.py`` as users start it."""
     pytest.importorskip("streamlit", reason="needs Streamlit: pip install -e '.[viewer]'")
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("needs Chromium")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
+    address, log = f"http://127.0.0.1:{own_port()}", tmp_path / "log"
+    command = [sys.executable, "-m", "streamlit", "run", "--server.headless", "true", "--server.port", own_port()]
+    command += ["--server.address", "127.0.0.1", "--browser.gatherUsageStats", "false", "extract.py"]
+    command += ["vis_segmentations", "--", *command_line(gallery)]
+    with open(log, "wb") as output:
+        server = start_command(command, cwd=Path(extract.__file__).parent, stdout=output, stderr=output)
+    try:
+        for _ in range(240):
+            with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                urllib.request.urlopen(f"{address}/_stcore/health", timeout=5)
+                break
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.5)
+        with playwright.sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            tab, problems = browser.new_page(viewport={"width": 1400, "height": 1000}), []
+            tab.on("pageerror", lambda error: problems.append(str(error)))
+            tab.goto(address)
+            yield tab
+            browser.close()
+        assert not problems
+        assert "Traceback" not in log.read_text()
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 def settled(tab, text):
@@ -440,82 +440,40 @@ def close(pixel, expected):
 
 
 @pytest.mark.slow
-def test_in_a_browser(gallery, browser, tmp_path):
-    arguments = ["vis_segmentations", "--"]
-    arguments += [part for name, value in flags(gallery).items() for part in (f"--{name}", value)]
-    with streamlit_server(arguments, tmp_path / "log") as address:
-        tab = browser.new_page(viewport={"width": 1400, "height": 1000})
-        problems = []
-        tab.on("pageerror", lambda error: problems.append(str(error)))
-        tab.goto(address)
-        settled(tab, "Images 1 to 8 of 40")
-        assert tab.title() == "Segmentations"
-        tab.get_by_text("Without segmentation: image_03").wait_for()
-        tab.get_by_text("image_00", exact=True).wait_for()
+def test_in_a_browser(tab):
+    settled(tab, "Images 1 to 8 of 40")
+    assert tab.title() == "Segmentations"
 
-        # boxes and overlay are on, then off
-        (first, image), (second, segmentation), (third, overlaid) = pictures(tab)[:3]
-        assert (first, second, third) == ("image, 2 boxes", "segmentation", "overlay, 2 boxes")
-        scale = image.height / HEIGHT
-        right, left = (round(70 * scale), round(30 * scale)), (round(12 * scale), round(10 * scale))
-        frame = (round(24 * scale), round(60 * scale) - 3)  # lower edge of the second box
-        assert close(segmentation.getpixel(right), colour(1))
-        assert close(segmentation.getpixel(left), colour(0))
-        assert close(overlaid.getpixel(right), np.add((150, 150, 150), colour(1)) // 2)
-        assert close(overlaid.getpixel(left), (150, 150, 150))
-        assert np.abs(np.subtract(image.getpixel(frame), (150, 150, 150))).max() > 60
-        tab.screenshot(path=tmp_path / "first.png")
-        tab.get_by_text("Boxes", exact=True).click()
-        tab.get_by_text("image, 2 boxes").first.wait_for(state="detached")
-        settled(tab, "Images 1 to 8 of 40")
-        (first, image), (_, _), (third, _) = pictures(tab)[:3]
-        assert (first, third) == ("image", "overlay")
-        assert close(image.getpixel(frame), (150, 150, 150))
-        tab.get_by_text("Overlay", exact=True).click()
-        tab.get_by_text("overlay", exact=True).first.wait_for(state="detached")
-        settled(tab, "Images 1 to 8 of 40")
-        assert {caption for caption, _ in pictures(tab)} == {"image", "segmentation"}
-        tab.get_by_text("Overlay", exact=True).click()
-        tab.get_by_text("overlay", exact=True).first.wait_for()
+    # boxes and overlay are on, then off
+    (first, image), (second, segmentation), (third, overlaid) = pictures(tab)[:3]
+    assert (first, second, third) == ("image, 2 boxes", "segmentation", "overlay, 2 boxes")
+    scale = image.height / HEIGHT
+    right, left = (round(70 * scale), round(30 * scale)), (round(12 * scale), round(10 * scale))
+    frame = (round(24 * scale), round(60 * scale) - 3)  # lower edge of the second box
+    assert close(segmentation.getpixel(right), colour(1))
+    assert close(segmentation.getpixel(left), colour(0))
+    assert close(overlaid.getpixel(right), np.add((150, 150, 150), colour(1)) // 2)
+    assert close(overlaid.getpixel(left), (150, 150, 150))
+    assert not close(image.getpixel(frame), (150, 150, 150))
+    tab.get_by_text("Boxes", exact=True).click()
+    tab.get_by_text("image, 2 boxes").first.wait_for(state="detached")
+    settled(tab, "Images 1 to 8 of 40")
+    assert close(pictures(tab)[0][1].getpixel(frame), (150, 150, 150))
+    tab.get_by_text("Overlay", exact=True).click()
+    tab.get_by_text("overlay", exact=True).first.wait_for(state="detached")
+    settled(tab, "Images 1 to 8 of 40")
+    assert {caption for caption, _ in pictures(tab)} == {"image", "segmentation"}
 
-        # pages
-        tab.get_by_role("button", name="Next").click()
-        settled(tab, "Images 9 to 16 of 40")
-        tab.get_by_text("image_08", exact=True).wait_for()
-        assert tab.get_by_text("image_00", exact=True).count() == 0
-        number = tab.get_by_role("spinbutton", name="Page (of 5)")
-        number.fill("4")
-        number.press("Enter")
-        settled(tab, "Images 25 to 32 of 40")
-        tab.get_by_role("button", name="Previous").click()
-        settled(tab, "Images 17 to 24 of 40")
-
-        # a label from the list, another one typed
-        tab.get_by_role("combobox").first.click()
-        tab.get_by_role("option", name="label 2").click()
-        settled(tab, "Images 1 to 8 with label 2; there are more")
-        assert close(pictures(tab)[1][1].getpixel(right), colour(2))
-        tab.get_by_role("button", name="Find all labels").click()
-        settled(tab, "Images 1 to 8 of 9 with label 2")
-        show = tab.get_by_role("combobox").first
-        show.click()
-        show.fill("9")
-        show.press("Enter")
-        settled(tab, "Images 1 to 1 of 1 with label 9")
-        tab.get_by_text(RARE, exact=True).wait_for()
-        assert len(pictures(tab)) == 3
-        assert not problems
-        tab.close()
-    assert "Traceback" not in (tmp_path / "log").read_text()
-
-
-@pytest.mark.slow
-def test_a_wrong_flag_is_said_in_the_browser(browser, tmp_path):
-    samples = ["--images_list", str(SAMPLES / "images.txt"), "--images_root", str(SAMPLES / "images")]
-    with streamlit_server(["vis_segmentations", "--", *samples, "--masks", "x"], tmp_path / "log") as address:
-        tab = browser.new_page()
-        tab.goto(address)
-        tab.get_by_text("error: vis_segmentations has no flag --masks").wait_for(timeout=60_000)
-        tab.wait_for_function("document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'")
-        tab.close()
-    assert "Traceback" not in (tmp_path / "log").read_text()
+    # pages; a label from the list, another one typed
+    tab.get_by_role("button", name="Next").click()
+    settled(tab, "Images 9 to 16 of 40")
+    tab.get_by_role("combobox").first.click()
+    tab.get_by_role("option", name="label 2").click()
+    settled(tab, "Images 1 to 8 with label 2; there are more")
+    assert close(pictures(tab)[1][1].getpixel(right), colour(2))
+    show = tab.get_by_role("combobox").first
+    show.click()
+    show.fill("9")
+    show.press("Enter")
+    settled(tab, "Images 1 to 1 of 1 with label 9")
+    tab.get_by_text(RARE, exact=True).wait_for()
