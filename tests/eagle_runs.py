@@ -48,7 +48,7 @@ def data_overrides(root: Path, name: str, n_classes: int) -> list[str]:
     """Overrides that choose a ``directory`` data set, and sizes fit for a test."""
     data = {"pytorch_data_dir": root, "dataset_name": "directory", "dir_dataset_name": name, "crop_type": "null"}
     small = {"backbone": "lab_hog8", "res": 64, "val_res": 64, "dim": 16, "batch_size": 4, "num_workers": 0}
-    rest = {"dir_dataset_n_classes": n_classes, "device": "cpu", "logger": "null", "step_schedulers": 2}
+    rest = {"dir_dataset_n_classes": n_classes, "device": "cpu", "logger": "null", "step_schedulers": 1}
     few = {"max_steps": 4, "val_freq": 2, "checkpoint_freq": 2, "val_batch_size": 4, "pictures": 2}
     return [f"{key}={value}" for key, value in {**data, **small, **rest, **few}.items()]
 
