@@ -43,7 +43,8 @@ def _environment() -> Iterator[None]:
 def _state_of_process() -> dict[str, object]:
     """What a test may change for those that follow it."""
     return {
-        **{f"${name}": value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+        # torch sets the second one when a part of it is imported first
+        **{f"${name}": os.environ[name] for name in {*os.environ} - {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}},
         **{f"signal {number}": signal.getsignal(number) for number in signal.valid_signals()},
         "current folder": os.getcwd(),
         "sys.path": list(sys.path),
