@@ -26,6 +26,7 @@ settings.register_profile("fuzz", deadline=None, derandomize=False, print_blob=T
 settings.load_profile("fixed")
 
 SEEN_BY_RUNS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "HYDRA_FULL_ERROR", "EAGLE_DATA_ROOT", "COLUMNS")
+SET_BY_LIBRARIES = ("PYTEST_CURRENT_TEST", "KMP_")  # scikit-learn sets KMP_... when it is first imported
 SEEN_BY_RUNS_PREFIXES = ("SLURM_", "ACCELERATE_", "WANDB_")
 
 

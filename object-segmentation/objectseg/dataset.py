@@ -81,15 +81,18 @@ def read_truth(path: Path) -> Mask:
     return np.asarray(load_image(path))[..., 0] > 127
 
 
-def read_prediction(path: Path, shape: tuple[int, int], downsample: int | None, enlarge: str = "patches") -> Mask:
+def read_prediction(
+    path: Path, shape: tuple[int, int], downsample: int | None, enlarge: str = "patches", crop: bool = False
+) -> Mask:
     """Predicted mask at the size of the truth, ``shape`` (H, W).
 
     Parameters
     ----------
     downsample
         Patch size of predictions at patches; None: they must have the size of the truth.
-    enlarge
-        How predictions at patches are enlarged, see :func:`at_pixels`.
+    enlarge, crop
+        How predictions at patches are enlarged, and whether :class:`View` cuts out a square afterwards; see
+        :func:`at_pixels`.
 
     Raises
     ------
@@ -100,11 +103,11 @@ def read_prediction(path: Path, shape: tuple[int, int], downsample: int | None, 
     if not (np.isin(values, (0, 1)).all() or np.isin(values, (0, 255)).all()):
         some = ", ".join(map(str, np.unique(values)[:6]))
         raise InputError(f"{path} holds the values {some}: a mask has 0 and 1, or 0 and 255")
-    return at_pixels(values > 0, path, shape, downsample, enlarge)
+    return at_pixels(values > 0, path, shape, downsample, enlarge, crop)
 
 
 def read_soft(
-    path: Path, shape: tuple[int, int], downsample: int | None, enlarge: str = "patches"
+    path: Path, shape: tuple[int, int], downsample: int | None, enlarge: str = "patches", crop: bool = False
 ) -> NDArray[np.float64]:
     """Soft map (H, W) in [0, 1] from a grey PNG of 8 bits (probability * 255) or 16 (probability * 65535).
 
@@ -118,11 +121,16 @@ def read_soft(
     largest = 255 if mode == "L" else 65535
     if mode != "L" and not mode.startswith("I"):
         raise InputError(f"{path} is a picture of mode {mode}; a soft map is a grey PNG of 8 or 16 bits")
-    return at_pixels(values / largest, path, shape, downsample, enlarge)
+    return at_pixels(values / largest, path, shape, downsample, enlarge, crop)
 
 
 def at_pixels(
-    values: NDArray, path: Path, shape: tuple[int, int], step: int | None, enlarge: str = "patches"
+    values: NDArray,
+    path: Path,
+    shape: tuple[int, int],
+    step: int | None,
+    enlarge: str = "patches",
+    crop: bool = False,
 ) -> NDArray:
     """A map at the size of the truth.
 
@@ -141,6 +149,10 @@ def at_pixels(
         (``object-segmentation/main.py``), which stretches the map over the whole image, and then fills the part that
         whole patches cover with the *stretched* map, reduced to this part, where the map itself was meant. Rounded
         twice, boundaries of patches lie up to a pixel further right and down.
+    crop
+        Whether the centred square of truth and map is compared (:class:`View`). The published code knows only the
+        square of the truth when it enlarges the map: ``released`` gives a map that ends with the last whole patch, or
+        with the square's side, and whose own centre lies up to half a patch above and left of the image's.
 
     Raises
     ------
@@ -159,7 +171,9 @@ def at_pixels(
         raise InputError(f"{sizes}, which are {grid[1]}x{grid[0]} patches of {step} pixels (predictions.downsample)")
     if enlarge == "patches":
         return upscale_labels(values, *shape, step)
-    full, (height, width) = stretch_labels(values, *shape), (step * grid[0], step * grid[1])
+    height, width = step * grid[0], step * grid[1]
+    size = (max(height, min(shape)), max(width, min(shape))) if crop else shape
+    full = stretch_labels(values, *size)
     full[:height, :width] = stretch_labels(full, height, width)
     return full
 
@@ -167,11 +181,21 @@ def at_pixels(
 def read(
     pairs: list[Paths], view: View, downsample: int | None, enlarge: str = "patches"
 ) -> Iterator[tuple[Paths, Mask, Mask, NDArray[np.float64] | None]]:
-    """Truth, prediction and soft map (or None) of each image, seen through ``view``, one image at a time."""
+    """Truth, prediction and soft map (or None) of each image, seen through ``view``, one image at a time.
+
+    Raises
+    ------
+    InputError
+        A file that cannot be read, or ``enlarge="released"`` with a view that both resizes and crops: the published
+        code cannot compare the sizes that result.
+    """
+    if enlarge == "released" and view.crop and view.image_size is not None:
+        raise InputError("enlarge=released goes with image_size or with crop, not with both")
     for paths in pairs:
         truth = read_truth(paths.truth)
-        prediction = read_prediction(paths.prediction, truth.shape, downsample, enlarge)
-        soft = None if paths.soft is None else view(read_soft(paths.soft, truth.shape, downsample, enlarge))
+        how = truth.shape, downsample, enlarge, view.crop
+        prediction = read_prediction(paths.prediction, *how)
+        soft = None if paths.soft is None else view(read_soft(paths.soft, *how))
         yield paths, view(truth), view(prediction), soft
 
 

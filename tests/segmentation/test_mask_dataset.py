@@ -134,6 +134,18 @@ def test_predictions_at_patches_by_hand(tmp_path: Path, enlarge: str, expected: 
     assert ["".join("#" if cell else "." for cell in row) for row in prediction] == expected
 
 
+def test_released_knows_only_the_square_of_the_truth(tmp_path: Path):
+    # 6 x 10 pixels in patches of 4: one row of two, which cover 4 x 8 pixels. The square has 6 pixels: the map is
+    # stretched to 6 x 8, and its square begins at column 1 instead of 2.
+    path = save(tmp_path / "a.png", np.uint8([[0, 1]]))
+    prediction = read_prediction(path, (6, 10), 4, "released", crop=True)
+    assert prediction.shape == (6, 8)
+    assert View(crop=True)(prediction).astype(int).tolist() == [[0, 0, 0, 1, 1, 1]] * 6
+    assert View(crop=True)(read_prediction(path, (6, 10), 4)).astype(int)[0].tolist() == [0, 0, 1, 1, 1, 1]
+    with pytest.raises(InputError, match="not with both"):
+        list(read([], View(image_size=4, crop=True), 4, "released"))
+
+
 def test_predictions_at_a_finer_grid_or_at_pixels(tmp_path: Path):
     random = np.random.default_rng(0)
     for shape in ((2, 3), (4, 6), (37, 50)):  # patches of 16, cells of 8, pixels
