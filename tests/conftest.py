@@ -26,7 +26,7 @@ settings.register_profile("fuzz", deadline=None, derandomize=False, print_blob=T
 settings.load_profile("fixed")
 
 SEEN_BY_RUNS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "HYDRA_FULL_ERROR", "EAGLE_DATA_ROOT", "COLUMNS")
-SET_BY_LIBRARIES = ("PYTEST_CURRENT_TEST", "KMP_")  # scikit-learn sets KMP_... when it is first imported
+SET_BY_LIBRARIES = ("PYTEST_CURRENT_TEST", "KMP_", "TORCH", "TRITON_")  # when a part of them is first imported
 SEEN_BY_RUNS_PREFIXES = ("SLURM_", "ACCELERATE_", "WANDB_")
 
 
@@ -44,8 +44,7 @@ def _environment() -> Iterator[None]:
 def _state_of_process() -> dict[str, object]:
     """What a test may change for those that follow it."""
     return {
-        # torch sets the second one when a part of it is imported first
-        **{f"${name}": os.environ[name] for name in {*os.environ} - {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}},
+        **{f"${name}": value for name, value in os.environ.items() if not name.startswith(SET_BY_LIBRARIES)},
         **{f"signal {number}": signal.getsignal(number) for number in signal.valid_signals()},
         "current folder": os.getcwd(),
         "sys.path": list(sys.path),
