@@ -106,7 +106,9 @@ def test_lab_hog_has_statistics_alone(images):
 # --- [CLS] ---
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "dinov3_vits16", "dinov2_vits14_reg", "beit3_base_patch16_224"])
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "dinov3_vits16", "dinov2_vits14_reg", "beit3_base_patch16_224"]
+)
 def test_cls_is_the_first_token_after_the_final_norm(name, images):
     """Also where timm's own output is the mean of the patches (DINOv3), or normalises after pooling (BEiT-3)."""
     backbone = load_backbone(name, "random")
