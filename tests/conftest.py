@@ -45,12 +45,12 @@ def _state_of_process() -> dict[str, object]:
     """What a test may change for those that follow it."""
     return {
         **{f"${name}": value for name, value in os.environ.items() if not name.startswith(SET_BY_LIBRARIES)},
-        **{f"signal {number}": signal.getsignal(number) for number in signal.valid_signals()},
+        # torch's loaders set that for SIGCHLD, once and for all
+        **{f"signal {n}": signal.getsignal(n) for n in signal.valid_signals() - {signal.SIGCHLD}},
         "current folder": os.getcwd(),
         "sys.path": list(sys.path),
         "logging": (logging.root.level, list(logging.root.handlers)),
         "torch's default dtype": torch.get_default_dtype(),
-        "torch's threads": torch.get_num_threads(),
         "torch's gradients": torch.is_grad_enabled(),
         "torch's deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "numpy's errors": np.geterr(),

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -59,17 +60,20 @@ def map_processes(work: Callable[[str], None], ids: Sequence[str], processes: in
                     for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                         problem = future.result()
                         yield under_way.pop(future), problem
-        except BrokenProcessPool:
+        except (BrokenProcessPool, ConnectionError):  # the latter: the server of processes was killed a moment ago
             for image_id in under_way.values():
                 yield image_id, _alone(work, image_id)
 
 
 def _alone(work: Callable[[str], None], image_id: str) -> str | None:
-    try:
-        with _pool(1) as pool:
-            return _submit(pool, attempt, work, image_id).result()
-    except BrokenProcessPool:
-        return DIED
+    while True:
+        try:
+            with _pool(1) as pool:
+                return _submit(pool, attempt, work, image_id).result()
+        except BrokenProcessPool:
+            return DIED
+        except ConnectionError:  # a server that was killed a moment ago does not count as dead yet
+            time.sleep(0.1)
 
 
 def stream(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
