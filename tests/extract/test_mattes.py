@@ -12,6 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 import extract
+from running import contents
 from shared_data import SAMPLES
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import save_labels
@@ -298,19 +299,33 @@ def test_sample_photographs(cut_samples):
         np.testing.assert_array_equal(cut[opaque, :3], image[opaque])
 
 
-def test_processes_give_equal_files_and_a_rerun_does_nothing(cut_samples, tmp_path, capsys):
-    run(*given_samples(SAMPLES / "masks", tmp_path), "--multiprocessing", 2)
-    for path in cut_samples.glob("*.png"):
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
+@pytest.fixture
+def details(tmp_path):
+    """The middles of the sample photographs and of their masks, 60 x 60 pixels, with their list."""
+    for path in (*(SAMPLES / "images").iterdir(), *(SAMPLES / "masks").iterdir()):
+        with Image.open(path) as picture:
+            left, top = (picture.width - 60) // 2, (picture.height - 60) // 2
+            (tmp_path / path.parent.name).mkdir(exist_ok=True)
+            picture.crop((left, top, left + 60, top + 60)).save(tmp_path / path.parent.name / path.name)
+    shutil.copy(SAMPLES / "images.txt", tmp_path)
+    return tmp_path
+
+
+def test_processes_give_equal_files_and_a_rerun_does_nothing(pymatting, details, tmp_path, capsys):
+    flags = {name: given_samples(details / "masks", tmp_path / name, details) for name in ("one", "two")}
+    run(*flags["one"])
+    run(*flags["two"], "--multiprocessing", 2)
+    files = contents(tmp_path / "one")
+    assert len(files) == 4 + 1
+    assert contents(tmp_path / "two") == files
     capsys.readouterr()
-    run(*given_samples(SAMPLES / "masks", tmp_path))
+    run(*flags["one"])
     assert "0 written, 4 already there" in capsys.readouterr().err
-    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
-    description = json.loads((tmp_path / "stage.json").read_text())
+    assert contents(tmp_path / "one") == files
+    description = json.loads(files["stage.json"])
     assert description["command"] == "extract_mattes"
     assert description["arguments"]["method"] == "closed_form"
-    message = refused(capsys, *given_samples(SAMPLES / "masks", tmp_path), "--num_erode", 3)
+    message = refused(capsys, *flags["one"], "--num_erode", 3)
     assert "but with num_erode=null instead of 3; choose another output folder" in message
 
 
@@ -335,26 +350,23 @@ def test_masks_at_patches_and_other_values(pymatting, tmp_path):
     assert Image.open(tmp_path / "a" / "chelsea.png").size == (240, 160)
 
 
-def test_empty_and_full_masks(pymatting, tmp_path, capsys):
-    masks = tmp_path / "masks"
-    shutil.copytree(SAMPLES / "masks", masks)
-    save_labels(masks / "chelsea.png", np.zeros((300, 451)))
-    save_labels(masks / "coffee.png", np.ones((25, 37)))
-    run(*given_samples(masks, tmp_path / "out"))
+def test_empty_and_full_masks(pymatting, details, tmp_path, capsys):
+    save_labels(details / "masks" / "chelsea.png", np.zeros((60, 60)))
+    save_labels(details / "masks" / "coffee.png", np.ones((3, 3)))
+    run(*given_samples(details / "masks", tmp_path / "out", details))
     assert "chelsea: its mask is empty, so its cut-out is fully transparent" in capsys.readouterr().err
     assert not np.array(Image.open(tmp_path / "out" / "chelsea.png")).any()
     full = np.array(Image.open(tmp_path / "out" / "coffee.png"))
     assert (full[..., 3] == 255).all()
-    np.testing.assert_array_equal(full[..., :3], np.array(Image.open(SAMPLES / "images" / "coffee.jpg")))
+    np.testing.assert_array_equal(full[..., :3], np.array(Image.open(details / "images" / "coffee.jpg")))
 
 
-def test_what_is_missing_or_damaged_is_reported_and_the_others_go_on(pymatting, tmp_path, capsys):
-    masks = tmp_path / "masks"
-    shutil.copytree(SAMPLES / "masks", masks)
+def test_what_is_missing_or_damaged_is_reported_and_the_others_go_on(pymatting, details, tmp_path, capsys):
+    masks = details / "masks"
     (masks / "astronaut.png").unlink()
     (masks / "coffee.png").write_bytes(b"no picture")
-    Image.open(SAMPLES / "images" / "rocket.jpg").save(masks / "rocket.png")
-    message = refused(capsys, *given_samples(masks, tmp_path / "out"))
+    Image.open(details / "images" / "rocket.jpg").save(masks / "rocket.png")
+    message = refused(capsys, *given_samples(masks, tmp_path / "out", details))
     assert f"astronaut failed: no such label map: {masks / 'astronaut.png'}" in message
     assert "coffee failed:" in message
     assert "rocket.png is a picture of mode RGB, not a label map" in message

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract import extract_eigs, extract_features
@@ -216,11 +216,8 @@ def test_launchers_that_make_no_sense(variables, message, monkeypatch):
         rank_and_world_size()
 
 
-@given(
-    st.sets(st.text("abc", min_size=1), max_size=20),
-    st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    st.booleans(),
-)
+@settings(max_examples=25)
+@given(st.sets(st.text("abc", min_size=1), max_size=20), st.tuples(*[st.integers(1, 3)] * 2), st.booleans())
 def test_shares_are_disjoint_and_cover(tmp_path_factory, ids, sizes, torchrun):
     """Whoever launches: each id belongs to exactly one process, and no process has two more than another."""
     folder = tmp_path_factory.mktemp("shares")
@@ -240,21 +237,15 @@ def test_shares_are_disjoint_and_cover(tmp_path_factory, ids, sizes, torchrun):
 def test_two_processes_give_what_one_gives(tmp_path):
     """Started at the same time on one folder: the same files, the same bytes."""
     images = write_pictures(tmp_path / "images", 7)
-    for kind in ("one", "two"):
-        (tmp_path / kind).mkdir()
-        ranks = [None] if kind == "one" else [0, 1]
-        for flags in (
-            features_flags(images, tmp_path / kind / "features"),
-            eigs_flags(images, tmp_path / kind / "features", tmp_path / kind / "eigs"),
-        ):
-            launched = [{} if rank is None else {"RANK": str(rank), "WORLD_SIZE": "2"} for rank in ranks]
-            processes = [start_extract(*flags, env=environment(**variables)) for variables in launched]
-            messages = [process.communicate(timeout=300)[1] for process in processes]
-            assert [process.returncode for process in processes] == [0] * len(ranks), messages
-    for folder in ("features", "eigs"):
-        one, two = (contents(tmp_path / kind / folder) for kind in ("one", "two"))
-        assert one.keys() == two.keys() == {"stage.json", *(f"image{index}.pth" for index in range(7))}
-        assert one == two
+    main([extract_features], features_flags(images, tmp_path / "features"))
+    for kind, launched in (("one", [{}]), ("two", [{"RANK": rank, "WORLD_SIZE": "2"} for rank in "01"])):
+        flags = eigs_flags(images, tmp_path / "features", tmp_path / kind)
+        processes = [start_extract(*flags, env=environment(**variables)) for variables in launched]
+        messages = [process.communicate(timeout=300)[1] for process in processes]
+        assert {process.returncode for process in processes} == {0}, messages
+    one, two = (contents(tmp_path / kind) for kind in ("one", "two"))
+    assert one.keys() == {"stage.json", *(f"image{index}.pth" for index in range(7))}
+    assert one == two
 
 
 @pytest.mark.slow
@@ -263,11 +254,11 @@ def test_worker_processes_give_what_one_process_gives(tmp_path):
     images = write_pictures(tmp_path / "images", 4, width=160, height=128)
     commands = [extract_features, extract_eigs]
     main(commands, features_flags(images, tmp_path / "features"))
-    for workers in (0, 1, 3):
+    for workers in (0, 1, 2):
         flags = eigs_flags(images, tmp_path / "features", tmp_path / f"eigs{workers}")
         main(commands, [*flags, f"--multiprocessing={workers}"])
-    here, one, three = (contents(tmp_path / f"eigs{workers}") for workers in (0, 1, 3))
-    assert one == three
+    here, one, two = (contents(tmp_path / f"eigs{workers}") for workers in (0, 1, 2))
+    assert one == two
     assert here.keys() == one.keys() == {"stage.json", *(f"image{index}.pth" for index in range(4))}
     for name in here.keys() - {"stage.json"}:
         record, other = (torch.load(tmp_path / folder / name) for folder in ("eigs0", "eigs1"))

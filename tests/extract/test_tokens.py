@@ -207,7 +207,7 @@ def test_pixels_beyond_the_whole_patches_do_not_matter(backbone, images):
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("vit_tiny_patch16_224", "bfloat16"), ("vit_tiny_patch16_224", "float16"), ("dinov3_vits16", "bfloat16")],
+    [("test_vit", "bfloat16"), ("test_vit", "float16"), ("dinov3_vits16", "bfloat16")],
 )
 def test_reduced_precision_is_close(name, dtype, images):
     backbone = load_backbone(name, "random")

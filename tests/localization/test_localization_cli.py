@@ -392,15 +392,15 @@ def test_the_backbones_of_the_papers():
 
 
 @pytest.mark.slow
-def test_from_its_own_folder_with_four_processes(localization, samples, tmp_path):
+def test_from_its_own_folder_with_two_processes(localization, samples, tmp_path):
     """As in README: python main.py in object-localization. The results equal those of one process."""
     flags = [*folder_flags(SAMPLES / "images", samples / "boxes.csv")]
     flags += ["--eigenseg", "--precomputed_eigs_dir", samples / "laplacian"]
     alone = localization(*flags)
-    command = [sys.executable, "main.py", *flags, "--num_workers", 4, "--output_dir", tmp_path / "four"]
+    command = [sys.executable, "main.py", *flags, "--num_workers", 2, "--output_dir", tmp_path / "two"]
     result = run_command(command, cwd=PROJECT / "object-localization")
     assert result.returncode == 0, result.stderr
-    folder = tmp_path / "four" / "folder_images" / "eigenseg-extracted-laplacian"
+    folder = tmp_path / "two" / "folder_images" / "eigenseg-extracted-laplacian"
     for name in ("boxes.csv", "results.json", "results.txt", "preds.pkl", "gt.pkl"):
         assert (folder / name).read_bytes() == (alone.folder / name).read_bytes(), name
     truth = pickle.loads((folder / "gt.pkl").read_bytes())
