@@ -20,7 +20,8 @@ from spectralseg.files.storage import load_record, save_record
 from spectralseg.running.fire_app import main as extract_main
 
 DINO_IMAGES = ("chelsea", "astronaut", "coffee")
-MODES = ([], ["--eigenseg"], ["--tokencut"], ["--dinoseg"])
+MODES = ([], ["--eigenseg"], ["--tokencut"], ["--dinoseg", "--dinoseg_head", 0])
+SMALL_VIT = ["--arch", "test_vit", "--weights", "random"]  # of timm: 6 blocks of 64 channels
 
 
 def folder_flags(images: Path, annotations: Path | None = None) -> list[object]:
@@ -170,7 +171,7 @@ def test_on_the_spot_equals_precomputed(localization, samples):
 @pytest.mark.parametrize("mode", MODES, ids=["lost", "eigenseg", "tokencut", "dinoseg"])
 def test_modes_with_a_vit(localization, tmp_path, mode):
     images = write_pictures(tmp_path / "images", 2, width=90, height=70)
-    found = localization(*folder_flags(images), *mode, "--weights", "random", "--visualize", "fms")
+    found = localization(*folder_flags(images), *mode, *SMALL_VIT, "--visualize", "fms")
     assert found.error is None, found.complained
     assert "RANDOM weights" in found.complained
     for index in range(2):
@@ -190,7 +191,7 @@ def test_images_are_padded_up_for_all_but_eigenseg(localization, tmp_path, monke
     image = picture(0, width=90, height=70)
     grids = {}
     for mode in ("lost", "eigenseg", "dinoseg"):
-        patches = compute_patches(image, load_model(DetectorOptions(mode=mode, weights="random")))
+        patches = compute_patches(image, load_model(DetectorOptions(mode=mode, arch="test_vit", weights="random", dinoseg_head=0)))
         grids[mode] = patches.grid
         assert patches.view == (70, 90)
         assert patches.values.shape[0 if mode != "dinoseg" else 1] == patches.grid[0] * patches.grid[1]

@@ -158,10 +158,9 @@ def test_what_cannot_be_is_said_in_one_line(localization, tmp_path, monkeypatch,
 
 def test_a_head_that_is_not_there(localization, tmp_path):
     images = write_pictures(tmp_path / "images", 1)
-    found = localization(
-        *("--dataset", "folder", "--images_root", images, "--weights", "random"), "--dinoseg", "--dinoseg_head", 6
-    )
-    assert found.summary["problems"]["image0"].endswith("no head 6: the backbone has 6, counted from 0")
+    flags = ("--dataset", "folder", "--images_root", images, "--arch", "test_vit", "--weights", "random")
+    found = localization(*flags, "--dinoseg", "--dinoseg_head", 6)
+    assert found.summary["problems"]["image0"].endswith("no head 6: the backbone has 2, counted from 0")
 
 
 def test_the_results_cannot_be_written(localization, tmp_path):
