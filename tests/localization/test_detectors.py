@@ -22,7 +22,6 @@ from objectloc.detectors import (
 from objectloc.options import DataOptions, DetectorOptions
 from shared_data import reference
 from spectralseg.errors import InputError
-from spectralseg.files.label_maps import infer_grid
 
 DINO_IMAGES = ("chelsea", "astronaut", "coffee")
 IMAGES = (*DINO_IMAGES, "rocket")
@@ -33,13 +32,7 @@ def recorded() -> dict:
     return json.loads(reference("localization.json").read_text())
 
 
-def size_of(image: str) -> tuple[int, int]:
-    with np.load(reference("features.npz")) as features:
-        model = "dino_vits8" if image == "rocket" else "dino_vits16"
-        return tuple(int(side) for side in features[f"{model}/{image}/shape"][2:])
-
-
-# --- recorded values ---
+# --- recorded values; test_localization_cli.py has all recorded boxes ---
 
 
 def test_no_recorded_value_is_left_out(recorded):
@@ -52,35 +45,12 @@ def test_no_recorded_value_is_left_out(recorded):
 
 @pytest.mark.parametrize("k_patches", [100, 20])
 @pytest.mark.parametrize("image", DINO_IMAGES)
-def test_recorded_lost(recorded, image, k_patches):
-    height, width = size_of(image)
-    grid = (height // 16, width // 16)
+def test_recorded_seeds_of_lost(recorded, image, k_patches):
     with np.load(reference("features.npz")) as features:
         keys = torch.from_numpy(features[f"dino_vits16/{image}/k"][0])
-    found = lost(keys - keys.mean(dim=0), grid, k_patches)
-    expected = recorded[image][f"lost_centred_k{k_patches}"]
-    assert list(found.box((16, 16), (height, width))) == expected["box"]
-    assert found.seed == divmod(expected["seed"], grid[1])
-
-
-@pytest.mark.parametrize("head", [0, 4])
-@pytest.mark.parametrize("image", DINO_IMAGES)
-def test_recorded_dino_seg(recorded, image, head):
-    height, width = size_of(image)
-    with np.load(reference("features.npz")) as features:
-        attention = torch.from_numpy(features[f"dino_vits16/{image}/attn_cls"])
-    found = dino_seg(attention, (height // 16, width // 16), head)
-    assert list(found.box((16, 16), (height, width))) == recorded[image][f"dino_seg_head{head}"]
-
-
-@pytest.mark.parametrize("setting", ["laplacian", "laplacian_knn10_ds8", "affinity"])
-@pytest.mark.parametrize("image", IMAGES)
-def test_recorded_eigenseg(recorded, image, setting):
-    size = size_of(image)
-    with np.load(reference("eigs.npz")) as eigs:
-        vector = eigs[f"{setting}/{image}/eigenvectors"][0 if setting == "affinity" else 1]
-    grid, step = infer_grid(*size, vector.size)
-    assert list(eigenseg(vector, grid).box((step, step), size)) == recorded[image][f"eigenseg/{setting}"]
+        height, width = features[f"dino_vits16/{image}/shape"][2:]
+    found = lost(keys - keys.mean(dim=0), (height // 16, width // 16), k_patches)
+    assert found.seed == divmod(recorded[image][f"lost_centred_k{k_patches}"]["seed"], width // 16)
 
 
 # --- boxes ---
@@ -172,14 +142,11 @@ def test_lost_does_not_cross_corners():
     assert found.seed in ((0, 0), (1, 2))
 
 
-def test_lost_with_k_of_one_uses_the_seed_alone():
+def test_lost_of_a_single_patch_or_of_nothing_is_the_seed_alone():
     random = torch.randn(30, 8, generator=torch.Generator().manual_seed(1))
     found = lost(random, (5, 6), k_patches=1)
     assert found.maps["expansion"].sum() == 1
     np.testing.assert_allclose(found.maps["mask values"], found.maps["seed similarity"])
-
-
-def test_lost_of_features_that_are_zero_is_the_seed_alone():
     found = lost(torch.zeros(12, 4), (3, 4))
     assert found.mask.sum() == 1
     assert found.mask[found.seed]
@@ -245,14 +212,11 @@ def test_recorded_dino_seg_of_odd_maps():
     assert mended_too < 16
 
 
-def test_dino_seg_of_another_head():
+def test_dino_seg_of_another_head_and_of_no_attention():
     both = torch.tensor([[0.9, 0.05, 0.05], [0.05, 0.05, 0.9]])
     assert dino_seg(both, (1, 3), head=1, mended=True).mask.tolist() == [[False, False, True]]
     with pytest.raises(InputError, match="no head 2: the backbone has 2"):
         dino_seg(both, (1, 3), head=2)
-
-
-def test_dino_seg_without_attention():
     with pytest.raises(InputError, match="no mass"):
         dino_seg(torch.zeros(1, 6), (2, 3), head=0)
 
@@ -313,16 +277,9 @@ def test_tokencut_where_there_is_nothing_to_cut(features):
 # --- input that cannot be ---
 
 
-@pytest.mark.parametrize("detector", [lost, tokencut])
-def test_features_must_fit_and_be_finite(detector):
+@pytest.mark.parametrize("detector", [lost, tokencut, lambda values, grid: eigenseg(values[:, 0].numpy(), grid)])
+def test_what_it_is_given_must_fit_and_be_finite(detector):
     with pytest.raises(InputError, match="12 patches do not fit a grid of 3x5"):
         detector(torch.ones(12, 4), (3, 5))
     with pytest.raises(InputError, match="NaN or infinite"):
         detector(torch.full((12, 4), float("nan")), (3, 4))
-
-
-def test_eigenvectors_must_fit_and_be_finite():
-    with pytest.raises(InputError, match="12 patches do not fit a grid of 3x5"):
-        eigenseg(np.ones(12), (3, 5))
-    with pytest.raises(InputError, match="NaN or infinite"):
-        eigenseg(np.full(12, np.nan), (3, 4))

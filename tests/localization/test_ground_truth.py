@@ -61,24 +61,6 @@ def test_voc_without_objects(tmp_path):
     assert voc_boxes(write_voc(tmp_path / "a.xml")).shape == (0, 4)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "no such annotation: .*a.xml"),
-        ("<annotation><object>", "a.xml cannot be read as XML"),
-        ("", "a.xml cannot be read as XML"),
-        (f"<annotation>{voc_object((1, 1, None, 9))}</annotation>", "a.xml: object 1 has no number in bndbox/xmax"),
-        (f"<annotation>{voc_object((1, 'x', 9, 9))}</annotation>", "a.xml: object 1 has no number in bndbox/ymin"),
-        ("<annotation><object><name>cat</name></object></annotation>", "a.xml: object 1 has no number in bndbox/xmin"),
-    ],
-)
-def test_bad_xml_is_named(tmp_path, text, message):
-    if text is not None:
-        (tmp_path / "a.xml").write_text(text)
-    with pytest.raises(InputError, match=message):
-        voc_boxes(tmp_path / "a.xml")
-
-
 def test_all_of_voc2007():
     data = open_data_set(DataOptions("VOC07", "test", str(shared() / "data")))
     assert data.name == "VOC07_test"
@@ -151,25 +133,6 @@ def test_coco_boxes_are_rounded_and_without_crowds(tmp_path):
     assert annotated["a.jpg"] == [(10, 21, 16, 26)]  # 10.4 + 5.2 = 15.6, 20.6 + 5.1 = 25.7
     assert annotated["b.jpg"] == f"{path}: annotation 3 of b.jpg has no bbox of four numbers"
     assert annotated["c.jpg"] == []
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "no such annotations"),
-        ("{", "cannot be read as JSON"),
-        ("[]", "no list of 'images'"),
-        ('{"images": []}', "no list of 'annotations'"),
-        ('{"images": [{"id": 1}], "annotations": []}', "no id or no file_name"),
-    ],
-)
-def test_bad_coco_files_are_named(tmp_path, text, message):
-    path = tmp_path / "boxes.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(InputError, match=message) as error:
-        read_coco_boxes(path)
-    assert str(path) in str(error.value)
 
 
 @pytest.fixture
@@ -288,22 +251,50 @@ def test_a_table(tmp_path):
     assert annotated["c.jpg"] == f"{path}, line 6: a box needs four numbers, not '1,2,3,'"
 
 
+BAD = {  # format: (reader, [(content, complaint)])
+    "xml": (
+        voc_boxes,
+        [
+            (None, "no such annotation"),
+            ("<annotation><object>", "cannot be read as XML"),
+            ("", "cannot be read as XML"),
+            (f"<annotation>{voc_object((1, 1, None, 9))}</annotation>", "object 1 has no number in bndbox/xmax"),
+            (f"<annotation>{voc_object((1, 'x', 9, 9))}</annotation>", "object 1 has no number in bndbox/ymin"),
+            ("<annotation><object><name>cat</name></object></annotation>", "object 1 has no number in bndbox/xmin"),
+        ],
+    ),
+    "json": (
+        read_coco_boxes,
+        [
+            (None, "no such annotations"),
+            ("{", "cannot be read as JSON"),
+            ("[]", "no list of 'images'"),
+            ('{"images": []}', "no list of 'annotations'"),
+            ('{"images": [{"id": 1}], "annotations": []}', "no id or no file_name"),
+        ],
+    ),
+    "csv": (
+        read_table,
+        [
+            (None, "no such annotations"),
+            ("", "has no column file, xmin, ymin, xmax, ymax"),
+            ("file,xmin,ymin,xmax\n", "has no column ymax"),
+            ("file,xmin,ymin,xmax,ymax\n,1,2,3,4\n", "line 2: no file is named"),
+            ("\xff\xfe\x00", "cannot be read as CSV"),
+        ],
+    ),
+}
+
+
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "no such annotations"),
-        (b"", "has no column file, xmin, ymin, xmax, ymax"),
-        (b"file,xmin,ymin,xmax\n", "has no column ymax"),
-        (b"file,xmin,ymin,xmax,ymax\n,1,2,3,4\n", "line 2: no file is named"),
-        (b"\xff\xfe\x00", "cannot be read as CSV"),
-    ],
+    ("suffix", "content", "message"), [(suffix, *case) for suffix, (_, cases) in BAD.items() for case in cases]
 )
-def test_bad_tables_are_named(tmp_path, content, message):
-    path = tmp_path / "boxes.csv"
+def test_bad_files_are_named(tmp_path, suffix, content, message):
+    path = tmp_path / f"boxes.{suffix}"
     if content is not None:
-        path.write_bytes(content)
+        path.write_bytes(content.encode("latin-1"))
     with pytest.raises(InputError, match=message) as error:
-        read_table(path)
+        BAD[suffix][0](path)
     assert str(path) in str(error.value)
 
 

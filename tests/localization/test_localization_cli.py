@@ -191,7 +191,9 @@ def test_images_are_padded_up_for_all_but_eigenseg(localization, tmp_path, monke
     image = picture(0, width=90, height=70)
     grids = {}
     for mode in ("lost", "eigenseg", "dinoseg"):
-        patches = compute_patches(image, load_model(DetectorOptions(mode=mode, arch="test_vit", weights="random", dinoseg_head=0)))
+        patches = compute_patches(
+            image, load_model(DetectorOptions(mode=mode, arch="test_vit", weights="random", dinoseg_head=0))
+        )
         grids[mode] = patches.grid
         assert patches.view == (70, 90)
         assert patches.values.shape[0 if mode != "dinoseg" else 1] == patches.grid[0] * patches.grid[1]
