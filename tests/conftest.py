@@ -51,6 +51,7 @@ def _state_of_process() -> dict[str, object]:
         "sys.path": list(sys.path),
         "logging": (logging.root.level, list(logging.root.handlers)),
         "torch's default dtype": torch.get_default_dtype(),
+        "torch's threads": torch.get_num_threads(),
         "torch's gradients": torch.is_grad_enabled(),
         "torch's deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "numpy's errors": np.geterr(),

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy import ndimage
 from threadpoolctl import threadpool_limits
@@ -35,6 +36,7 @@ def require_pymatting() -> Any:
     notice = threading.Timer(5, print, [compiling], {"file": sys.stderr})  # kept on disk, it loads in 2 s
     notice.daemon = True
     notice.start()
+    threads = torch.get_num_threads()
     try:
         import pymatting
     except ImportError as error:  # absent, or numba does not go with the other packages
@@ -43,6 +45,7 @@ def require_pymatting() -> Any:
         ) from None
     finally:
         notice.cancel()
+        torch.set_num_threads(threads)  # numba sets those of all OpenMP in the process to the number of cores
     return pymatting
 
 
