@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+import extract
 from shared_data import PROJECT
+from spectralseg.running.fire_app import main
 
 EXTRACT = PROJECT / "extract" / "extract.py"
 
@@ -67,10 +70,31 @@ def features_flags(images: Path, output: Path, names: Sequence[str] | None = Non
     return ["extract_features", *(f"--{name}={value}" for name, value in flags.items()), f"--output_dir={output}"]
 
 
-def eigs_flags(images: Path, features: Path, output: Path) -> list[str]:
-    """``extract_eigs`` of three eigenvectors."""
-    flags = {"images_root": images, "features_dir": features, "output_dir": output, "K": 3}
+def eigs_flags(images: Path, features: Path, output: Path, K: int = 3) -> list[str]:
+    """``extract_eigs`` of K eigenvectors."""
+    flags = {"images_root": images, "features_dir": features, "output_dir": output, "K": K}
     return ["extract_eigs", *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def run_here(*arguments: object) -> None:
+    """Run a command of extract.py in this process."""
+    main(extract.COMMANDS, [str(argument) for argument in arguments])
+
+
+def refused_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command of extract.py that must fail with status 1; all that it says."""
+    with pytest.raises(SystemExit) as stop:
+        run_here(*arguments)
+    assert stop.value.code not in (None, 0)
+    return capsys.readouterr().err + str(stop.value.code)
+
+
+def extracted(images: Path, folder: Path, *flags: object, eigs: str = "eigs") -> Path:
+    """The folder with ``features`` (lab_hog) and five eigenvectors of the images of another folder."""
+    folder.mkdir(exist_ok=True)
+    run_here(*features_flags(images, folder / "features"), *flags)
+    run_here(*eigs_flags(images, folder / "features", folder / eigs, K=5))
+    return folder
 
 
 def picture(seed: int, width: int = 80, height: int = 64) -> Image.Image:

@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import extract
+from running import run_here
 from shared_data import SAMPLES
 from spectralseg.api import object_box
 from spectralseg.commands.run import find_photographs
 from spectralseg.errors import InputError
-from spectralseg.running.fire_app import main
 
 
 def run(images: Path, output: Path, *more: object) -> None:
-    arguments = ["run", "--images", images, "--output", output, "--model_name", "lab_hog", *more]
-    main(extract.COMMANDS, [str(argument) for argument in arguments])
+    run_here("run", "--images", images, "--output", output, "--model_name", "lab_hog", *more)
 
 
 @pytest.fixture

@@ -7,37 +7,22 @@ import pytest
 import torch
 from PIL import Image
 
-import extract
 import spectralseg.api
+from running import extracted, run_here
 from shared_data import PROJECT, SAMPLES
 from spectralseg.api import Segmenter, object_box
 from spectralseg.errors import InputError
-from spectralseg.running.fire_app import main
 
 
 def test_equals_the_stages(tmp_path):
-    images = ("--images_root", str(SAMPLES / "images"))
-    features, eigs, masks, segments = (str(tmp_path / name) for name in ("f", "e", "m", "s"))
-    for command in (
-        ("extract_features", "--images_list", str(SAMPLES / "images.txt"), *images, "--model_name", "lab_hog")
-        + ("--batch_size", "1", "--output_dir", features),
-        ("extract_eigs", *images, "--features_dir", features, "--output_dir", eigs, "--K", "5"),
-        ("extract_single_region_segmentations", "--features_dir", features, "--eigs_dir", eigs, "--output_dir", masks),
-        (
-            "extract_multi_region_segmentations",
-            "--features_dir",
-            features,
-            "--eigs_dir",
-            eigs,
-            "--output_dir",
-            segments,
-        ),
-    ):
-        main(extract.COMMANDS, list(command))
+    extracted(SAMPLES / "images", tmp_path)
+    made = ("--features_dir", tmp_path / "features", "--eigs_dir", tmp_path / "eigs")
+    run_here("extract_single_region_segmentations", *made, "--output_dir", tmp_path / "m")
+    run_here("extract_multi_region_segmentations", *made, "--output_dir", tmp_path / "s")
     segmenter = Segmenter("lab_hog")
     for name in ("coffee", "rocket"):
         result = segmenter(Image.open(SAMPLES / "images" / f"{name}.jpg"))
-        record = torch.load(tmp_path / "e" / f"{name}.pth", weights_only=True)
+        record = torch.load(tmp_path / "eigs" / f"{name}.pth", weights_only=True)
         np.testing.assert_allclose(result.eigenvectors.reshape(5, -1), record["eigenvectors"], atol=1e-5)
         mask, segments_map = (np.array(Image.open(tmp_path / kind / f"{name}.png")) for kind in "ms")
         step, (rows, columns) = result.step, record["grid"]

@@ -11,15 +11,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-import extract
-from running import contents
+from running import contents, refused_here, run_here
 from shared_data import SAMPLES
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import save_labels
 from spectralseg.mathematics import matting
 from spectralseg.mathematics.matting import cut_out, default_band, estimate_alpha, trimap
 from spectralseg.mathematics.regions import CROSS
-from spectralseg.running.fire_app import main
 
 
 @pytest.fixture(scope="module")
@@ -257,20 +255,16 @@ def test_what_cannot_be_solved_is_said(pymatting, change, message):
 
 
 def run(*arguments):
-    main(extract.COMMANDS, ["extract_mattes", *map(str, arguments)])
+    run_here("extract_mattes", *arguments)
+
+
+def refused(capsys, *arguments):
+    return refused_here(capsys, "extract_mattes", *arguments)
 
 
 def given_samples(masks, output, root=SAMPLES):
     images = ("--images_list", root / "images.txt", "--images_root", root / "images")
     return (*images, "--segmentations_dir", masks, "--output_dir", output)
-
-
-def refused(capsys, *arguments):
-    """Run the command, which must fail with status 1; all that it says."""
-    with pytest.raises(SystemExit) as stop:
-        run(*arguments)
-    assert stop.value.code not in (None, 0)
-    return capsys.readouterr().err + str(stop.value.code)
 
 
 @pytest.fixture(scope="module")
@@ -387,7 +381,9 @@ def test_what_is_missing_or_damaged_is_reported_and_the_others_go_on(pymatting, 
 )
 def test_wrong_flags_are_refused_before_any_work(tmp_path, capsys, flags, message):
     output = tmp_path / "out"
-    assert f"error: {message}" in refused(capsys, *given_samples(SAMPLES / "masks", output), *flags)
+    assert f"error: {message}" in refused_here(
+        capsys, "extract_mattes", *given_samples(SAMPLES / "masks", output), *flags
+    )
     assert not output.exists()
 
 

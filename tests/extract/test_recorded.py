@@ -8,10 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from extract import extract_eigs, extract_features
-from running import run_extract
+from running import run_extract, run_here
 from shared_data import reference
-from spectralseg.running.fire_app import main
 
 FEATURES_TOLERANCE = 1e-4  # relative
 SEPARATE = 1e-3  # eigenvalues closer than that share a subspace, in which any basis is as good
@@ -38,10 +36,6 @@ EIGS_IMAGES = ("astronaut", "chelsea", "coffee", "rocket")
 K = 5
 
 
-def run(*arguments: object) -> None:
-    main([extract_features, extract_eigs], [str(argument) for argument in arguments])
-
-
 def features_arguments(model: str, weights: Path, output: Path, images: tuple[str, ...]) -> tuple[object, ...]:
     images_list = output.with_suffix(".txt")
     images_list.write_text("".join(f"{name}.png\n" for name in images))
@@ -66,7 +60,7 @@ def features(tmp_path_factory: pytest.TempPathFactory, standin_weights: Callable
     """Everything that can be stored, of all four images: <folder>/<model>/<image>.pth."""
     folder = tmp_path_factory.mktemp("features")
     for model, images in IMAGES.items():
-        run(*features_arguments(model, standin_weights(model), folder / model, images), *ALL_FIELDS)
+        run_here(*features_arguments(model, standin_weights(model), folder / model, images), *ALL_FIELDS)
     return folder
 
 
@@ -124,7 +118,7 @@ def test_batches_of_mixed_sizes_equal_single_images(standin_weights, tmp_path):
         source.crop((index, 2 * index, index + size[0], 2 * index + size[1])).save(root / f"{index}.png")
     (tmp_path / "list.txt").write_text("".join(f"{index}.png\n" for index in range(len(sizes))))
     for batch_size in (1, 8):
-        run(
+        run_here(
             *("extract_features", "--images_list", tmp_path / "list.txt", "--images_root", root),
             *("--model_name", "dino_vits16", "--weights", standin_weights("dino_vits16"), *ALL_FIELDS),
             *("--batch_size", batch_size, "--output_dir", tmp_path / str(batch_size)),
@@ -165,7 +159,7 @@ def eigs_inputs(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def run_eigs(features_dir: Path, output: Path, *more: object) -> dict[str, dict]:
     flags = ("--images_root", reference("images"), "--features_dir", features_dir, "--output_dir", output)
-    run("extract_eigs", *flags, *more)
+    run_here("extract_eigs", *flags, *more)
     return {path.stem: load(path) for path in output.glob("*.pth")}
 
 

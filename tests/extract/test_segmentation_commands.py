@@ -8,21 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-import extract
+from running import extracted, refused_here, run_here
 from shared_data import SAMPLES, reference
-from spectralseg.running.fire_app import main
-
-
-def run(*arguments: object) -> None:
-    main(extract.COMMANDS, [str(argument) for argument in arguments])
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Run a command that must fail with status 1; the text that it leaves."""
-    with pytest.raises(SystemExit) as stop:
-        run(*arguments)
-    assert stop.value.code not in (None, 0)
-    return capsys.readouterr().err + str(stop.value.code)
 
 
 def features_file(folder: Path, name: str, height: int, width: int, patch_size: int = 16, **more: object) -> None:
@@ -53,14 +40,7 @@ def read(path: Path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Features and eigenvectors of the sample photographs."""
-    folder = tmp_path_factory.mktemp("stages")
-    images = ("--images_root", SAMPLES / "images")
-    run(
-        *("extract_features", "--images_list", SAMPLES / "images.txt", *images, "--model_name", "lab_hog"),
-        *("--batch_size", 1, "--output_dir", folder / "features"),
-    )
-    run("extract_eigs", *images, "--features_dir", folder / "features", "--output_dir", folder / "eigs", "--K", 5)
-    return folder
+    return extracted(SAMPLES / "images", tmp_path_factory.mktemp("stages"))
 
 
 def both(stages: Path) -> tuple[object, ...]:
@@ -70,7 +50,7 @@ def both(stages: Path) -> tuple[object, ...]:
 def test_mask_is_eigenvector_one_above_the_threshold(stages: Path, tmp_path: Path):
     for threshold in (0.0, 0.001):
         out = tmp_path / str(threshold)
-        run("extract_single_region_segmentations", *both(stages), "--output_dir", out, "--threshold", threshold)
+        run_here("extract_single_region_segmentations", *both(stages), "--output_dir", out, "--threshold", threshold)
         for path in sorted((stages / "eigs").glob("*.pth")):
             record = torch.load(path, weights_only=True)
             expected = (record["eigenvectors"][1] > threshold).reshape(record["grid"])
@@ -78,7 +58,7 @@ def test_mask_is_eigenvector_one_above_the_threshold(stages: Path, tmp_path: Pat
 
 
 def test_label_maps_are_palette_pngs_with_the_colours_of_voc(stages: Path, tmp_path: Path):
-    run("extract_multi_region_segmentations", *both(stages), "--output_dir", tmp_path)
+    run_here("extract_multi_region_segmentations", *both(stages), "--output_dir", tmp_path)
     with Image.open(tmp_path / "coffee.png") as picture:
         assert picture.mode == "P"
         labels, colours = np.array(picture), np.array(picture.convert("RGB"))
@@ -92,10 +72,10 @@ def test_binary_masks_are_grey_with_0_and_255_and_every_command_takes_them(stage
     single, crf = "extract_single_region_segmentations", "extract_crf_segmentations"
     for kind in ("palette", "binary"):
         masks, sharp = ("--segmentations_dir", tmp_path / kind), ("--output_dir", tmp_path / f"{kind}_crf")
-        run(single, *both(stages), "--output_dir", tmp_path / kind, "--mask_format", kind)
-        run(crf, *images, *masks, *sharp, "--num_classes", 2, "--mask_format", kind)
+        run_here(single, *both(stages), "--output_dir", tmp_path / kind, "--mask_format", kind)
+        run_here(crf, *images, *masks, *sharp, "--num_classes", 2, "--mask_format", kind)
         boxes = ("--features_dir", stages / "features", "--output_file", tmp_path / kind / "boxes.pth")
-        run("extract_bboxes", *boxes, *masks)
+        run_here("extract_bboxes", *boxes, *masks)
     for folder in ("{}", "{}_crf"):
         for path in (tmp_path / folder.format("binary")).glob("*.png"):
             with Image.open(path) as picture:
@@ -112,7 +92,7 @@ def test_adaptive_number_of_segments(tmp_path: Path):
     rng = np.random.default_rng(0)
     features_file(tmp_path / "features", "a", 64, 96)
     published_eigs(tmp_path / "eigs", "a", rng.normal(size=(5, 24)), np.float32([0, 0.9, 0.91, 0.95, 0.97]))
-    run("extract_multi_region_segmentations", *both(tmp_path), "--output_dir", tmp_path / "out", "--adaptive")
+    run_here("extract_multi_region_segmentations", *both(tmp_path), "--output_dir", tmp_path / "out", "--adaptive")
     assert len(np.unique(read(tmp_path / "out" / "a.png"))) == 3
 
 
@@ -124,12 +104,12 @@ def test_segments_by_hand(tmp_path: Path):
     features_file(tmp_path / "features", "a", 50, 64)
     published_eigs(tmp_path / "eigs", "a", np.stack([np.ones(12), first.ravel(), second.ravel()]))
     command = ("extract_multi_region_segmentations", *both(tmp_path), "--non_adaptive_num_segments")
-    run(*command, 3, "--output_dir", tmp_path / "three")
+    run_here(*command, 3, "--output_dir", tmp_path / "three")
     segments = read(tmp_path / "three" / "a.png")
     assert (segments == segments[1, 1]).sum() == 1
     assert segments.shape == (3, 4)
     assert len(np.unique(segments[:, 2:])) == 1
-    run(*command, 2, "--num_eigenvectors", 1, "--output_dir", tmp_path / "two")
+    run_here(*command, 2, "--num_eigenvectors", 1, "--output_dir", tmp_path / "two")
     segments = read(tmp_path / "two" / "a.png")
     np.testing.assert_array_equal(segments == segments[0, 0], first < 0)
 
@@ -139,7 +119,7 @@ def test_kmeans_on_features(tmp_path: Path):
     features[0, :6, 0] = 1
     features_file(tmp_path / "features", "a", 50, 64, k=features)
     published_eigs(tmp_path / "eigs", "a", np.random.default_rng(0).normal(size=(3, 12)))
-    run(
+    run_here(
         *("extract_multi_region_segmentations", *both(tmp_path), "--output_dir", tmp_path / "out"),
         *("--kmeans_baseline", "--non_adaptive_num_segments", 2),
     )
@@ -153,7 +133,9 @@ def test_partners_are_paired_by_id_and_missing_ones_named(tmp_path: Path, capsys
         features_file(tmp_path / "features", name, 48, 64)
     for name in "bc":
         published_eigs(tmp_path / "eigs", name, np.random.default_rng(0).normal(size=(2, 12)))
-    text = refused(capsys, "extract_single_region_segmentations", *both(tmp_path), "--output_dir", tmp_path / "out")
+    text = refused_here(
+        capsys, "extract_single_region_segmentations", *both(tmp_path), "--output_dir", tmp_path / "out"
+    )
     assert f"a failed: its file {tmp_path / 'eigs' / 'a.pth'} is missing" in text
     assert f"c failed: its file {tmp_path / 'features' / 'c.pth'} is missing" in text
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["b.png"]
@@ -165,7 +147,7 @@ def test_recorded_boxes(index: int, tmp_path: Path):
     height, width = recorded["image_size"]
     features_file(tmp_path / "features", "a", height, width, recorded["patch_size"])
     labels_file(tmp_path / "segments", "a", np.load(reference("regions.npz"))[f"boxes/{index}/segmap"])
-    run(
+    run_here(
         *("extract_bboxes", "--features_dir", tmp_path / "features", "--segmentations_dir", tmp_path / "segments"),
         *("--output_file", tmp_path / "bboxes.pth", "--downsample_factor", recorded["downsample_factor"]),
         *("--num_erode", recorded["num_erode"], "--num_dilate", recorded["num_dilate"]),
@@ -178,18 +160,18 @@ def test_recorded_boxes(index: int, tmp_path: Path):
 
 
 def test_from_segments_to_semantic_maps(stages: Path, tmp_path: Path):
-    run(
+    run_here(
         *("extract_multi_region_segmentations", *both(stages), "--output_dir", tmp_path / "segments"),
         *("--non_adaptive_num_segments", 6),
     )
     segments = ("--segmentations_dir", tmp_path / "segments")
     files = {name: tmp_path / f"{name}.pth" for name in ("bboxes", "features", "clusters")}
-    run("extract_bboxes", "--features_dir", stages / "features", *segments, "--output_file", files["bboxes"])
-    run(
+    run_here("extract_bboxes", "--features_dir", stages / "features", *segments, "--output_file", files["bboxes"])
+    run_here(
         *("extract_bbox_features", "--images_root", SAMPLES / "images", "--bbox_file", files["bboxes"]),
         *("--model_name", "lab_hog", "--output_file", files["features"]),
     )
-    run(
+    run_here(
         *("extract_bbox_clusters", "--bbox_features_file", files["features"], "--output_file", files["clusters"]),
         *("--num_clusters", 5, "--pca_dim", 3),
     )
@@ -199,7 +181,7 @@ def test_from_segments_to_semantic_maps(stages: Path, tmp_path: Path):
     assert all("features" not in record for record in clusters.values())
     for offset in (1, 0):
         out = tmp_path / f"semantic{offset}"
-        run(
+        run_here(
             *("extract_semantic_segmentations", *segments, "--bbox_clusters_file", files["clusters"]),
             *("--output_dir", out, "--cluster_offset", offset),
         )
@@ -216,7 +198,7 @@ def test_recorded_crf(image: str, classes: int, patch: int, tmp_path: Path):
     recorded = np.load(reference("regions.npz"))
     labels_file(tmp_path / "segments", image, recorded[f"crf/{image}/C{classes}_P{patch}/segmap"])
     (tmp_path / "list.txt").write_text(f"{image}.png\n")
-    run(
+    run_here(
         *("extract_crf_segmentations", "--images_list", tmp_path / "list.txt"),
         *("--images_root", reference("images"), "--segmentations_dir", tmp_path / "segments"),
         *("--output_dir", tmp_path / "crf", "--num_classes", classes, "--downsample_factor", patch),
@@ -236,11 +218,11 @@ def test_crf_takes_masks_of_0_and_255_and_names_missing_ones(tmp_path: Path, cap
     (tmp_path / "two.txt").write_text("chelsea.jpg\ncoffee.jpg\n")
     for factor, name in ((1, "one.txt"), (255, "one.txt")):
         out = ("--segmentations_dir", tmp_path / f"masks{factor}", "--output_dir", tmp_path / f"crf{factor}")
-        run(*command, "--images_list", tmp_path / name, *out)
+        run_here(*command, "--images_list", tmp_path / name, *out)
     np.testing.assert_array_equal(read(tmp_path / "crf1" / "chelsea.png"), read(tmp_path / "crf255" / "chelsea.png"))
     assert read(tmp_path / "crf1" / "chelsea.png").shape == (300, 451)
     out = ("--segmentations_dir", tmp_path / "masks1", "--output_dir", tmp_path / "crf3")
-    text = refused(capsys, *command, "--images_list", tmp_path / "two.txt", *out)
+    text = refused_here(capsys, *command, "--images_list", tmp_path / "two.txt", *out)
     assert f"coffee failed: no such label map: {tmp_path / 'masks1' / 'coffee.png'}" in text
 
 
@@ -251,7 +233,7 @@ def test_small_and_single_segment_images(tmp_path: Path):
     labels_file(tmp_path / "segments", "one", np.array([[1]]))
     labels_file(tmp_path / "segments", "plain", np.zeros((2, 3)))
     folders = ("--features_dir", tmp_path / "features", "--segmentations_dir", tmp_path / "segments")
-    run("extract_bboxes", *folders, "--output_file", tmp_path / "bboxes.pth", "--downsample_factor", 8)
+    run_here("extract_bboxes", *folders, "--output_file", tmp_path / "bboxes.pth", "--downsample_factor", 8)
     one, plain = torch.load(tmp_path / "bboxes.pth", weights_only=True)
     assert one["bboxes_original_resolution"] == [[0, 0, 8, 8]]
     assert plain["bboxes"] == []
@@ -259,7 +241,7 @@ def test_small_and_single_segment_images(tmp_path: Path):
     images.mkdir()
     Image.new("RGB", (20, 20), "red").save(images / "one.png")
     Image.new("RGB", (48, 32), "blue").save(images / "plain.webp")
-    run(
+    run_here(
         *("extract_bbox_features", "--images_root", images, "--bbox_file", tmp_path / "bboxes.pth"),
         *("--model_name", "lab_hog", "--output_file", tmp_path / "features.pth"),
     )
@@ -267,7 +249,7 @@ def test_small_and_single_segment_images(tmp_path: Path):
     assert one["features"].shape == (1, 14)
     assert torch.isfinite(one["features"]).all()
     assert len(plain["features"]) == 0
-    run(
+    run_here(
         *("extract_bbox_clusters", "--bbox_features_file", tmp_path / "features.pth"),
         *("--output_file", tmp_path / "clusters.pth", "--num_clusters", 1),
     )
@@ -319,7 +301,7 @@ def test_impossible_arguments(
         folders += ("--segmentations_dir", tmp_path, "--output_dir", tmp_path / "out")
     else:
         folders += ("--eigs_dir", stages / "eigs", "--output_dir", tmp_path / "out")
-    assert message in refused(capsys, *command, *folders)
+    assert message in refused_here(capsys, *command, *folders)
 
 
 def test_single_files_are_kept_refused_or_redone(stages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -328,11 +310,11 @@ def test_single_files_are_kept_refused_or_redone(stages: Path, tmp_path: Path, c
     (tmp_path / "features" / "chelsea.pth").write_bytes((stages / "features" / "chelsea.pth").read_bytes())
     command = ("extract_bboxes", "--features_dir", tmp_path / "features", "--segmentations_dir", tmp_path / "segments")
     command += ("--output_file", tmp_path / "out" / "bboxes.pth")
-    run(*command)
+    run_here(*command)
     before = (tmp_path / "out" / "bboxes.pth").stat().st_mtime_ns
-    run(*command)
+    run_here(*command)
     assert (tmp_path / "out" / "bboxes.pth").stat().st_mtime_ns == before
-    assert "with num_erode=2 instead of 1" in refused(capsys, *command, "--num_erode", 1)
-    run(*command, "--num_erode", 1, "--overwrite")
+    assert "with num_erode=2 instead of 1" in refused_here(capsys, *command, "--num_erode", 1)
+    run_here(*command, "--num_erode", 1, "--overwrite")
     assert (tmp_path / "out" / "bboxes.pth").stat().st_mtime_ns > before
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bboxes.pth", "bboxes.stage.json"]

@@ -10,14 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from extract import extract_eigs, extract_features
 from objectloc.scores import bbox_iou
-from running import picture, run_command, write_pictures
+from running import extracted, picture, run_command, write_pictures
 from shared_data import PROJECT, SAMPLES, reference
 from spectralseg.errors import InputError
 from spectralseg.files.images import to_tensor
 from spectralseg.files.storage import load_record, save_record
-from spectralseg.running.fire_app import main as extract_main
 
 DINO_IMAGES = ("chelsea", "astronaut", "coffee")
 MODES = ([], ["--eigenseg"], ["--tokencut"], ["--dinoseg", "--dinoseg_head", 0])
@@ -33,18 +31,6 @@ def write_table(path: Path, rows: dict[str, list[tuple[float, ...]]]) -> Path:
     lines = [f"{file},{','.join(map(str, box))}" for file, boxes in rows.items() for box in boxes]
     path.write_text("\n".join(["file,xmin,ymin,xmax,ymax", *lines, ""]))
     return path
-
-
-def extracted(images: Path, output: Path, *flags: object) -> Path:
-    """Features and eigenvectors of a folder of pictures, by the commands of the extract stage."""
-    images_list = output / "images.txt"
-    images_list.parent.mkdir()
-    images_list.write_text("".join(f"{path.name}\n" for path in sorted(images.iterdir())))
-    features = ("--images_list", images_list, "--images_root", images, "--batch_size", 1, *flags)
-    extract_main([extract_features], ["extract_features", *map(str, features), f"--output_dir={output / 'features'}"])
-    eigs = ["extract_eigs", f"--images_root={images}", f"--features_dir={output / 'features'}", "--K=5"]
-    extract_main([extract_eigs], [*eigs, f"--output_dir={output / 'laplacian'}"])
-    return output
 
 
 # --- recorded values ---
@@ -136,8 +122,7 @@ def test_recorded_iou(recorded, localization, tmp_path):
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """lab_hog features and eigenvectors of the four sample photographs, beside their annotations."""
-    output = tmp_path_factory.mktemp("samples") / "extracted"
-    extracted(SAMPLES / "images", output, "--model_name", "lab_hog")
+    output = extracted(SAMPLES / "images", tmp_path_factory.mktemp("samples") / "extracted", eigs="laplacian")
     rows = {}
     for path in sorted((SAMPLES / "masks").iterdir()):
         rows_, columns = np.nonzero(np.asarray(Image.open(path)))
@@ -251,7 +236,7 @@ def test_features_of_smaller_images_give_boxes_of_the_whole_image(localization, 
     images = tmp_path / "images"
     images.mkdir()
     picture(0, width=160, height=128).save(images / "a.png")
-    small = extracted(images, tmp_path / "small", "--model_name", "lab_hog", "--resize", 64)
+    small = extracted(images, tmp_path / "small", "--resize", 64, eigs="laplacian")
     found = localization(*folder_flags(images), "--eigenseg", "--precomputed_eigs_dir", small / "laplacian")
     record = load_record(small / "laplacian" / "a.pth")
     mask = (record["eigenvectors"][1] > 0).reshape(record["grid"])

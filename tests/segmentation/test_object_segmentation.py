@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import extract
 from objectseg import evaluation
-from running import error_line, run_command
+from running import error_line, extracted, run_command, run_here
 from shared_data import PROJECT, SAMPLES, shared
 from spectralseg.files.label_maps import upscale_labels
-from spectralseg.running.fire_app import main as extract_main
 from spectralseg.running.hydra_app import run
 
 FOLDER = PROJECT / "object-segmentation"
@@ -257,23 +255,12 @@ def test_the_whole_path_on_real_images(evaluate: Callable, tmp_path: Path):
     for path in sorted((source / "images").iterdir())[:3]:
         shutil.copy(path, images)
         shutil.copy(source / "ground_truth_mask" / f"{path.stem}.png", truths)
-    names = tmp_path / "images.txt"
-    names.write_text("".join(f"{path.name}\n" for path in images.iterdir()))
-    out = tmp_path / "SOD"
-    listed = ("--images_list", names, "--images_root", images)
-    for command in (
-        ("extract_features", *listed, "--model_name", "lab_hog", "--batch_size", 1, "--output_dir", out / "features"),
-        ("extract_eigs", *listed[2:], "--features_dir", out / "features", "--K", 5, "--output_dir", out / "eigs"),
-        (
-            *("extract_single_region_segmentations", "--features_dir", out / "features"),
-            *("--eigs_dir", out / "eigs", "--output_dir", out / "patches"),
-        ),
-        (
-            *("extract_crf_segmentations", "--num_classes", 2, *listed),
-            *("--segmentations_dir", out / "patches", "--output_dir", out / "crf"),
-        ),
-    ):
-        extract_main(extract.COMMANDS, [str(argument) for argument in command])
+    out = extracted(images, tmp_path / "SOD")
+    made = ("--features_dir", out / "features", "--eigs_dir", out / "eigs")
+    run_here("extract_single_region_segmentations", *made, "--output_dir", out / "patches")
+    listed = ("--images_list", out / "features.txt", "--images_root", images)
+    masks = ("--segmentations_dir", out / "patches", "--output_dir", out / "crf")
+    run_here("extract_crf_segmentations", *listed, *masks, "--num_classes", 2)
     entry = "data=[{name: SOD, images_dir: SOD/images, labels_dir: SOD/ground_truth_mask}]"
     for mask_run in ("patches", "crf"):
         done = evaluate(f"data_root={tmp_path}", entry, f"predictions.run={mask_run}", "visualize=2")

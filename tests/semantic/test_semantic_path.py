@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import extract
-from spectralseg.running.fire_app import main as extract_main
+from running import extracted, run_here
 
 TRAIN_IMAGES, VAL_IMAGES = 6, 4
 
@@ -33,49 +32,23 @@ def part(voc2012: Path, tmp_path: Path) -> Path:
     return tmp_path / "VOC2012"
 
 
-def run_extract(command: str, **flags: object) -> None:
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    extract_main(extract.COMMANDS, [command, *words])
-
-
 @pytest.mark.slow
 def test_from_images_to_an_evaluated_self_trained_model(part: Path, evaluate, train, tmp_path: Path):
-    images, maps = (
-        part / "VOCdevkit" / "VOC2012" / "JPEGImages",
-        part / "semantic_segmentations" / "patches" / "segmaps",
-    )
-    names = part / "images.txt"
-    names.write_text("".join(f"{path.name}\n" for path in sorted(images.iterdir())))
-    listed = {"images_list": names, "images_root": images}
-    features, eigs, segments = part / "features", part / "eigs", part / "segments"
-    boxes = {name: part / "boxes" / f"{name}.pth" for name in ("bboxes", "bbox_features", "bbox_clusters")}
-    run_extract("extract_features", **listed, model_name="lab_hog", batch_size=1, output_dir=features)
-    run_extract("extract_eigs", images_root=images, features_dir=features, output_dir=eigs, K=5)
-    run_extract(
-        "extract_multi_region_segmentations",
-        **{"features_dir": features, "eigs_dir": eigs, "output_dir": segments, "non_adaptive_num_segments": 15},
-    )
-    run_extract(
-        "extract_bboxes",
-        **{"features_dir": features, "segmentations_dir": segments, "output_file": boxes["bboxes"]},
-        num_erode=2,
-        num_dilate=5,
-    )
-    run_extract(
-        "extract_bbox_features",
-        **{"model_name": "lab_hog", "images_root": images, "bbox_file": boxes["bboxes"]},
-        output_file=boxes["bbox_features"],
-    )
-    run_extract(
-        "extract_bbox_clusters",
-        bbox_features_file=boxes["bbox_features"],
-        output_file=boxes["bbox_clusters"],
-        num_clusters=20,
-    )
-    run_extract(
-        "extract_semantic_segmentations",
-        **{"segmentations_dir": segments, "bbox_clusters_file": boxes["bbox_clusters"], "output_dir": maps},
-    )
+    images = part / "VOCdevkit" / "VOC2012" / "JPEGImages"
+    maps, segments = part / "semantic_segmentations" / "patches" / "segmaps", part / "segments"
+    extracted(images, part)
+    features = ("--features_dir", part / "features")
+    more = ("--output_dir", segments, "--non_adaptive_num_segments", 15)
+    run_here("extract_multi_region_segmentations", *features, "--eigs_dir", part / "eigs", *more)
+    boxes, described, clusters = (part / "boxes" / f"{name}.pth" for name in ("bboxes", "bbox_features", "clusters"))
+    more = ("--segmentations_dir", segments, "--output_file", boxes, "--num_erode", 2, "--num_dilate", 5)
+    run_here("extract_bboxes", *features, *more)
+    more = ("--images_root", images, "--bbox_file", boxes, "--output_file", described)
+    run_here("extract_bbox_features", "--model_name", "lab_hog", *more)
+    more = ("--bbox_features_file", described, "--output_file", clusters)
+    run_here("extract_bbox_clusters", *more, "--num_clusters", 20)
+    more = ("--segmentations_dir", segments, "--bbox_clusters_file", clusters, "--output_dir", maps)
+    run_here("extract_semantic_segmentations", *more)
 
     data, segmaps = f"data.root={part}", f"segments_dir={maps}"
     before = evaluate(data, segmaps, "visualize=2")
