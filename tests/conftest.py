@@ -15,9 +15,11 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 import shared_data
 from file_server import FileServer
+from spectralseg.running.workers import ONE_THREAD
 
 # Everybody draws the same examples, in the same order, whatever was drawn before; `make fuzz` draws new ones.
 # Times vary a lot on machines that are shared: no example may fail for being slow.
@@ -32,13 +34,20 @@ SEEN_BY_RUNS_PREFIXES = ("SLURM_", "ACCELERATE_", "WANDB_")
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment() -> Iterator[None]:
-    """Tests run as one process with no settings of the user's, whatever started them."""
+    """Tests run as one process of one thread with no settings of the user's, whatever started them.
+
+    One thread, because rounding depends on their number, and because several processes hinder each other with more.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name in SEEN_BY_RUNS or name.startswith(SEEN_BY_RUNS_PREFIXES):
                 patch.delenv(name)
         patch.setenv("MPLBACKEND", "Agg")  # Streamlit sets it
-        yield
+        for name, value in ONE_THREAD.items():  # for libraries that are loaded from now on, and for child processes
+            patch.setenv(name, value)
+        torch.set_num_threads(1)
+        with threadpool_limits(1):
+            yield
 
 
 def _state_of_process() -> dict[str, object]:

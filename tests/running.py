@@ -24,14 +24,13 @@ def command_line(*arguments: object) -> list[str]:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This environment with one thread per process, and some variables more."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return {**os.environ, **threads, **variables}
+    """This environment with some variables more."""
+    return {**os.environ, **variables}
 
 
 def run_command(command: Sequence[object], **options: object) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    options = {"env": environment(), "timeout": 300, "capture_output": True, "text": True, "check": False, **options}
+    options = {"timeout": 300, "capture_output": True, "text": True, "check": False, **options}
     return subprocess.run([str(word) for word in command], **options)
 
 
@@ -42,7 +41,7 @@ def start_command(command: Sequence[object], **options: object) -> subprocess.Po
     background do), and processes inherit that.
     """
     pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-    options = {"env": environment(), "text": True, "start_new_session": True, **pipes, **options}
+    options = {"text": True, "start_new_session": True, **pipes, **options}
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return subprocess.Popen([str(word) for word in command], **options)

@@ -2,7 +2,6 @@
 
 import resource
 import shlex
-import subprocess
 from functools import partial
 
 import pytest
@@ -12,10 +11,10 @@ from running import (
     command_line,
     contents,
     eigs_flags,
-    environment,
     features_flags,
     last_error_line,
     picture,
+    run_command,
     run_extract,
     write_pictures,
 )
@@ -88,7 +87,7 @@ def in_namespace():
     """Runs a shell script with mounts of its own, or skips."""
     probe = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", "mount -t tmpfs none /mnt"]
     try:
-        reason = subprocess.run(probe, capture_output=True, text=True, check=False, timeout=60).stderr.strip()
+        reason = run_command(probe).stderr.strip()
     except FileNotFoundError:
         reason = "there is no unshare"
     if reason:
@@ -96,7 +95,7 @@ def in_namespace():
 
     def run(script):
         command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-eu", "-c", script]
-        return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=600)
+        return run_command(command)
 
     return run
 
