@@ -92,7 +92,7 @@ demo: $(INSTALLED)
 	model=$(MODEL); status=0; \
 	run $(if $(WEIGHTS),--weights "$(WEIGHTS)") || status=$$?; \
 	if test $$status -eq 1 && test ! -e "$(DEMO_DIR)/$$model/index.html"; then \
-	    echo "demo: no features from $$model; going on with lab_hog, which needs no weights and is no match for it" >&2; \
+	    echo "demo: no features from $$model; going on with lab_hog, which needs no weights and knows nothing of objects" >&2; \
 	    model=lab_hog; status=0; \
 	    run || status=$$?; \
 	fi; \
