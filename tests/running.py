@@ -131,6 +131,25 @@ def last_error_line(result: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
+def touch(folder: Path, *names: str) -> Path:
+    """The folder, with empty files in it."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+class Trap:
+    """Whoever unpickles it without care makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
 def contents(folder: Path, suffix: str = "") -> dict[str, bytes]:
     """Name -> bytes of all files in a folder, hidden ones too."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name.endswith(suffix)}

@@ -1,6 +1,5 @@
 """crop_datasets.py: five crops of each image, whole or not at all, and what reads them."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +17,7 @@ from eagleseg.data.crops import crop_boxes, generator_for
 from eagleseg.data.dataset import EagleDataset, build_dataset
 from eagleseg.data.settings import DataSettings
 from eagleseg.model.features import Featurizer
-from running import contents, run_command
-from shared_data import PROJECT
+from running import contents
 from spectralseg.commands.features import FeatureSettings, extract_features
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import load_labels
@@ -143,13 +141,12 @@ def test_without_labels(tmp_path, monkeypatch):
     assert not open_crops(tmp_path).has_labels
 
 
-def test_camvid_from_the_command_line_in_two_processes(tmp_path):
+def test_camvid(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     write_directory(tmp_path / "mine", {"train": camvid("train", 3)})
-    command = [sys.executable, PROJECT / "eagle" / "crop_datasets.py", f"pytorch_data_dir={tmp_path}"]
-    command += ["--dataset_name", "directory", "dir_dataset_name=mine", "dir_dataset_n_classes=11"]
-    result = run_command([*command, "dir_dataset_void=11", "multiprocessing=2"], cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "3 written, 0 already there, 0 failed" in result.stderr
+    mine = ["--dataset_name", "directory", "dir_dataset_name=mine", "dir_dataset_n_classes=11", "dir_dataset_void=11"]
+    crop_datasets.start([f"pytorch_data_dir={tmp_path}", *mine])
+    assert "3 written, 0 already there, 0 failed" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cropped", "mine"]
     dataset = open_crops(tmp_path, dir_dataset_n_classes=11)
     assert len(dataset) == 15

@@ -1,6 +1,6 @@
 """The dense CRF: recorded label maps, errors."""
 
-import builtins
+import sys
 
 import numpy as np
 import pytest
@@ -91,13 +91,6 @@ def test_errors():
 
 
 def test_without_pydensecrf_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    original = builtins.__import__
-
-    def refuse(name: str, *args: object, **kwargs: object) -> object:
-        if name.startswith("pydensecrf"):
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)
     with pytest.raises(InputError, match="pip install pydensecrf2"):
         require_pydensecrf()

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from extract import extract_eigs
+from running import Trap
 from spectralseg.commands import eigs
 from spectralseg.mathematics.affinity import colour_grid, knn_affinity, rw_affinity
 from spectralseg.mathematics.eigen import spectral_eigenvectors
@@ -192,16 +193,8 @@ def test_features_that_are_not_one_row_per_patch(folder, capsys):
         assert f"features of shape {tuple(wrong.shape)} do not fit 12x16 patches of an image of 263x197" in reason
 
 
-class _Foreign:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 def test_a_features_file_cannot_execute_anything(folder, capsys):
-    torch.save(record_of(1, model_name=_Foreign(folder / "trap")), folder / "features" / "image1.pth")
+    torch.save(record_of(1, model_name=Trap(folder / "trap")), folder / "features" / "image1.pth")
     assert "image1.pth cannot be read (UnpicklingError)" in reported(folder, capsys)
     assert not (folder / "trap").exists()
 

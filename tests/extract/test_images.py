@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from running import picture
+from running import picture, touch
 from spectralseg.errors import InputError
 from spectralseg.files.images import (
     by_id,
@@ -24,14 +24,6 @@ from spectralseg.files.images import (
 )
 
 RED, BLUE, GREEN, WHITE = (255, 0, 0), (0, 0, 255), (0, 128, 0), (255, 255, 255)
-
-
-def touch(folder, *names):
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return folder
 
 
 # --- lists ----------------------------------------------------------------------------------------------------------

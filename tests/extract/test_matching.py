@@ -226,18 +226,7 @@ def test_released_is_never_below_strict(counts: np.ndarray, extra: list[int]):
         assert mean_iou(class_iou(released)) >= mean_iou(class_iou(strict)) - 1e-12
 
 
-# recorded values
-
-
-def test_recorded_matches():
-    numbers = np.load(reference("regions.npz"))
-    recorded = json.loads(reference("regions.json").read_text())
-    for clusters, kind in ((6, "hungarian"), (9, "majority")):
-        counts = confusion_matrix(numbers[f"matching/pred{clusters}"], numbers["matching/gt"], clusters, 6)
-        match = match_clusters(counts)
-        assert [list(pair) for pair in match] == recorded[f"matching/{kind}"]
-        miou = mean_iou(class_iou(apply_match(counts, match)), undefined=0)
-        assert miou == pytest.approx(recorded[f"matching/{kind}_miou"], rel=1e-12)
+# recorded values; those of matches in tests/semantic/test_semantic_evaluation.py
 
 
 @pytest.mark.parametrize("extra", [0, 1, 5])

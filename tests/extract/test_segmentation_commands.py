@@ -192,21 +192,6 @@ def test_from_segments_to_semantic_maps(stages: Path, tmp_path: Path):
                 assert set(semantic[labels == label]) == {cluster + offset}
 
 
-@pytest.mark.parametrize(("image", "classes", "patch"), [("astronaut", 2, 16), ("coffee", 21, 16), ("coffee", 4, 8)])
-def test_recorded_crf(image: str, classes: int, patch: int, tmp_path: Path):
-    pytest.importorskip("pydensecrf")
-    recorded = np.load(reference("regions.npz"))
-    labels_file(tmp_path / "segments", image, recorded[f"crf/{image}/C{classes}_P{patch}/segmap"])
-    (tmp_path / "list.txt").write_text(f"{image}.png\n")
-    run_here(
-        *("extract_crf_segmentations", "--images_list", tmp_path / "list.txt"),
-        *("--images_root", reference("images"), "--segmentations_dir", tmp_path / "segments"),
-        *("--output_dir", tmp_path / "crf", "--num_classes", classes, "--downsample_factor", patch),
-    )
-    expected = recorded[f"crf/{image}/C{classes}_P{patch}/labels"]
-    assert (read(tmp_path / "crf" / f"{image}.png") == expected).mean() >= 0.999
-
-
 def test_crf_takes_masks_of_0_and_255_and_names_missing_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("pydensecrf")
     mask = np.zeros((18, 28))

@@ -1,13 +1,13 @@
 """Checkpoints in every layout that is accepted, and in those that are not."""
 
 import argparse
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from running import Trap
 from spectralseg.errors import InputError
 from spectralseg.models.backbones import load_backbone
 from spectralseg.models.weights import fingerprint, read_checkpoint
@@ -195,21 +195,11 @@ def test_absent_files_and_folders(tmp_path):
     assert "no such weights file" in refused(str(tmp_path))
 
 
-class _Malicious:
-    """Unpickled by anything but weights_only, this creates a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_checkpoint_cannot_execute_anything(published, zipped, tmp_path):
     trap = tmp_path / "executed"
     path = tmp_path / "weights.pth"
-    torch.save(published | {"args": _Malicious(trap)}, path, _use_new_zipfile_serialization=zipped)
+    torch.save(published | {"args": Trap(trap)}, path, _use_new_zipfile_serialization=zipped)
     assert "no readable checkpoint (UnpicklingError" in refused(str(path))
     assert not trap.exists()
     torch.load(path, weights_only=False)  # the trap works

@@ -9,18 +9,11 @@ from PIL import Image
 
 from objectseg.dataset import View, pair, read, read_prediction, read_soft, read_truth
 from objectseg.metrics import MeanScores
+from running import touch
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import upscale_labels
 
 CHECKS = np.indices((6, 8)).sum(axis=0) % 3 == 0
-
-
-def touch(folder: Path, *names: str) -> Path:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return folder
 
 
 def save(path: Path, pixels: np.ndarray, mode: str | None = None) -> Path:

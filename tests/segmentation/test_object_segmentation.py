@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -225,21 +224,10 @@ def test_several_runs(folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 # as users start it
 
 
-def start(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_command([sys.executable, script, *arguments], cwd=folder)
-
-
-def test_from_the_repository(tmp_path: Path):
-    paths = ("data_root=data/samples", "predictions.root=data")
-    result = start(PROJECT, "object-segmentation/main.py", *SAMPLE_SETTINGS, *paths, f"hydra.run.dir={tmp_path}")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1] == f"results -> {tmp_path}"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["per_image.csv", "results.json"]
-
-
 def test_from_its_folder_with_a_mistake_that_is_one_line_and_leaves_nothing():
     paths = ("data_root=../data/samples", "predictions.root=../data", "predictions.run=absent", "hydra.run.dir=a/b")
-    assert "no such folder: ../data/samples/absent" in error_line(start(FOLDER, "main.py", *SAMPLE_SETTINGS, *paths))
+    result = run_command([sys.executable, "main.py", *SAMPLE_SETTINGS, *paths], cwd=FOLDER)
+    assert "no such folder: ../data/samples/absent" in error_line(result)
     assert not (FOLDER / "a").exists()
 
 

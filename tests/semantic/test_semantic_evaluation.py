@@ -1,7 +1,6 @@
 """Evaluation: figures worked out by hand, recorded matches, what does not fit, as users start it."""
 
 import json
-import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -10,13 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from running import error_line, run_command
+from running import run_command
 from semanticseg.evaluation import count
 from semanticseg.pseudolabels import pair
 from semanticseg.settings import Data, Loader, Transform
 from shared_data import PROJECT, reference
-
-FOLDER = PROJECT / "semantic-segmentation"
 
 
 def test_the_truth_as_label_maps_is_perfect(evaluate, voc2012: Path, tmp_path: Path, capsys):
@@ -225,24 +222,13 @@ def test_memory_does_not_grow_with_the_images(voc):
 # as users start it
 
 
-def start(script: str, *arguments: object, cwd: Path = FOLDER) -> subprocess.CompletedProcess[str]:
-    return run_command([sys.executable, script, *arguments], cwd=cwd)
-
-
 def test_the_published_name_from_the_repository(voc, tmp_path: Path):
     voc.add("a", [[0, 8]], [[0, 1]])
-    settings = (*voc.settings, f"hydra.run.dir={tmp_path}", "visualize=0")
-    done = start("semantic-segmentation/eval.py", *settings, cwd=PROJECT)
+    script = "semantic-segmentation/eval.py"
+    done = run_command([sys.executable, script, *voc.settings, f"hydra.run.dir={tmp_path}", "visualize=0"], cwd=PROJECT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"results -> {tmp_path}"
     assert json.loads((tmp_path / "results.json").read_text())["miou"] == 1
-
-
-def test_a_mistake_is_one_line(voc):
-    voc.add("a", [[0, 8]])
-    (voc.segments).mkdir()
-    assert "segmaps/a.png is missing" in error_line(start("main.py", *voc.settings, "hydra.run.dir=never/made"))
-    assert not (FOLDER / "never").exists()
 
 
 def test_help_explains(evaluate, train, capsys):
