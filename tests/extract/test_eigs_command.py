@@ -12,7 +12,7 @@ from extract import extract_eigs
 from running import Trap
 from spectralseg.commands import eigs
 from spectralseg.mathematics.affinity import colour_grid, knn_affinity, rw_affinity
-from spectralseg.mathematics.eigen import spectral_eigenvectors
+from spectralseg.mathematics.eigen import TOLERANCE, spectral_eigenvectors
 from spectralseg.running.fire_app import main
 
 HEIGHT, WIDTH, PATCH = 197, 263, 16  # 12 x 16 patches, enough for the iteration with K = 5
@@ -58,7 +58,8 @@ def refused(folder: Path, *more: object, **changes: object) -> str:
 
 
 def check(record: dict, expected: tuple[torch.Tensor, torch.Tensor]) -> None:
-    torch.testing.assert_close(record["eigenvalues"], expected[0], atol=1e-6, rtol=1e-6)
+    # Rounding differs by how memory lies, and the iteration ends at residuals of that size.
+    torch.testing.assert_close(record["eigenvalues"], expected[0], atol=TOLERANCE[torch.float32], rtol=0)
     torch.testing.assert_close(record["eigenvectors"], expected[1], atol=1e-5, rtol=1e-4)
 
 
