@@ -17,6 +17,7 @@ import worker_jobs
 from running import contents, eigs_flags, features_flags, picture, start_command, start_extract
 from spectralseg.errors import InputError, OutputError
 from spectralseg.files.storage import save_record
+from spectralseg.running import workers
 from spectralseg.running.stage import Stage
 from spectralseg.running.workers import DIED, attempt, map_processes, stream
 
@@ -83,6 +84,17 @@ def test_a_killed_server_ends_no_run(tmp_path):
     first = next(results)
     os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
     assert dict([first, *results]) == dict.fromkeys(ids)
+
+
+def test_a_server_that_never_answers_ends_in_words(tmp_path, monkeypatch):
+    def refuse(*_: object):
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(workers, "_submit", refuse)
+    monkeypatch.setattr(workers.time, "sleep", lambda _: None)
+    ids = ["a", "b", "c"]
+    results = list(map_processes(functools.partial(worker_jobs.work, str(tmp_path)), ids, 2))
+    assert results == [(image_id, workers.NO_SERVER) for image_id in ids]
 
 
 def test_a_killed_worker_costs_its_own_image_alone(tmp_path, capsys):

@@ -192,7 +192,7 @@ def _high_byte(pixels: np.ndarray) -> np.ndarray:
 
 def view(image: Image.Image, resize: int | None, center_crop: int | None) -> Image.Image:
     """Resize the shorter side (nearest neighbour) and crop the centre, as torchvision's transforms do."""
-    if min(resize or 1, center_crop or 1) < 1 or 0 in (resize, center_crop):
+    if any(side is not None and side < 1 for side in (resize, center_crop)):
         raise InputError(f"resize={resize}, center_crop={center_crop}: must be at least one pixel")
     if resize is not None:
         width, height = image.size

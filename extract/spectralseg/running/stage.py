@@ -28,7 +28,8 @@ from spectralseg.running.workers import attempt, map_processes
 DESCRIPTION_FILE = "stage.json"
 
 # Arguments that commands gained after folders had been written without them, and what those folders were made with.
-ADDED_ARGUMENTS = {"color_grid": "cropped", "mask_format": "palette", "dinoseg_mended": False}
+# (DINO-seg's dinoseg_mended is none of them: before it, boxes followed neither of its two rules.)
+ADDED_ARGUMENTS = {"color_grid": "cropped", "mask_format": "palette"}
 
 
 def rank_and_world_size() -> tuple[int, int]:

@@ -19,6 +19,8 @@ from spectralseg.errors import InputError, OutputError
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 PRELOADED = ["spectralseg.commands.eigs", "spectralseg.commands.masks", "spectralseg.commands.semantic"]  # and so torch
+SERVER_ATTEMPTS = 50  # a tenth of a second apart
+NO_SERVER = "no worker process can be started (do without --multiprocessing)"
 DIED = "its worker process died (often: out of memory; try fewer processes)"
 
 Item = TypeVar("Item")
@@ -60,20 +62,24 @@ def map_processes(work: Callable[[str], None], ids: Sequence[str], processes: in
                     for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                         problem = future.result()
                         yield under_way.pop(future), problem
-        except (BrokenProcessPool, ConnectionError):  # the latter: the server of processes was killed a moment ago
-            for image_id in under_way.values():
+        except (BrokenProcessPool, ConnectionError) as error:
+            again = list(under_way.values())
+            if isinstance(error, ConnectionError):  # the server is gone: no process could be started for the next id
+                again.append(waiting.pop())
+            for image_id in again:
                 yield image_id, _alone(work, image_id)
 
 
 def _alone(work: Callable[[str], None], image_id: str) -> str | None:
-    while True:
+    for _ in range(SERVER_ATTEMPTS):
         try:
             with _pool(1) as pool:
                 return _submit(pool, attempt, work, image_id).result()
         except BrokenProcessPool:
             return DIED
-        except ConnectionError:  # a server that was killed a moment ago does not count as dead yet
+        except ConnectionError:  # a server that was killed a moment ago is not known to be dead yet
             time.sleep(0.1)
+    return NO_SERVER
 
 
 def stream(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
