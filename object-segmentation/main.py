@@ -1,9 +1,6 @@
-"""Evaluation of one binary mask per image; ``objectseg/evaluation.py`` says how to run it."""
+"""Evaluation of one binary mask per image; ``python main.py --help``."""
 
-from pathlib import Path
-
-from objectseg.evaluation import evaluate
-from spectralseg.running.hydra_app import run
+from objectseg.evaluation import main
 
 if __name__ == "__main__":
-    run(evaluate, Path(__file__).resolve().parents[1], "object-segmentation/eval")
+    main()

@@ -1,9 +1,6 @@
-"""The evaluation under its published name: main.py, which ``semanticseg/evaluation.py`` explains."""
+"""The evaluation under its published name: the same as main.py."""
 
-from pathlib import Path
-
-from semanticseg.evaluation import evaluate
-from spectralseg.running.hydra_app import run
+from semanticseg.evaluation import main
 
 if __name__ == "__main__":
-    run(evaluate, Path(__file__).resolve().parents[1], "semantic-segmentation/eval")
+    main()

@@ -1,9 +1,6 @@
-"""Evaluation of semantic label maps; ``semanticseg/evaluation.py`` says how to run it."""
+"""Evaluation of semantic label maps; ``python main.py --help``."""
 
-from pathlib import Path
-
-from semanticseg.evaluation import evaluate
-from spectralseg.running.hydra_app import run
+from semanticseg.evaluation import main
 
 if __name__ == "__main__":
-    run(evaluate, Path(__file__).resolve().parents[1], "semantic-segmentation/eval")
+    main()

@@ -1,9 +1,6 @@
-"""Self-training; ``self_training.py`` says how to run it."""
+"""Self-training on pseudo-labels; ``python train.py --help``."""
 
-from pathlib import Path
-
-from semanticseg.self_training import train
-from spectralseg.running.hydra_app import run
+from semanticseg.self_training import main
 
 if __name__ == "__main__":
-    run(train, Path(__file__).resolve().parents[1], "semantic-segmentation/train")
+    main()

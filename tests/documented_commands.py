@@ -5,7 +5,6 @@ them one after the other: blocks that start with ``cd folder`` start in the repo
 ended. A page may say ``Commands start in `folder/`.`` before its first block.
 """
 
-import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -60,9 +59,8 @@ def commands_of_page(text: str, page: str = "page") -> list[Command]:
     return found
 
 
-def commands_of_script(path: Path) -> list[Command]:
+def commands_of_script(path: Path, documentation: str) -> list[Command]:
     """The commands that a script's documentation shows; they start in its folder."""
-    documentation = ast.get_docstring(ast.parse(path.read_text())) or ""
     page, found = str(path.relative_to(PROJECT)), []
     for block in INDENTED.findall(documentation):
         try:

@@ -1,35 +1,22 @@
 """Run EAGLE's scripts in this process, on a problem whose answer is known."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
 from eagle_layouts import Pair
+from eagleseg.commands import crop, demo, evaluate, train
 from shared_data import PROJECT
 
 EAGLE = PROJECT / "eagle"
-CONFIGS = {
-    "train_segmentation_eigen": "eagle/train_config_cocostuff",
-    "eval_segmentation": "eagle/eval_config",
-    "demo_segmentation": "eagle/demo_config",
-    "crop_datasets": "eagle/crop_config",
+SCRIPTS = {
+    "train_segmentation_eigen": train,
+    "eval_segmentation": evaluate,
+    "demo_segmentation": demo,
+    "crop_datasets": crop,
 }
-
-
-def load_script(name: str) -> ModuleType:
-    """A script of eagle/ as a module."""
-    name_here = f"eagle_script_{name}"
-    if name_here not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name_here, EAGLE / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name_here] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name_here]
 
 
 def two_textures(seed: int, side: int = 64) -> Pair:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import extract
 from shared_data import PROJECT
+from spectralseg.commands import cli
 from spectralseg.running.fire_app import main
 
 EXTRACT = PROJECT / "extract" / "extract.py"
@@ -77,7 +77,7 @@ def eigs_flags(images: Path, features: Path, output: Path, K: int = 3) -> list[s
 
 def run_here(*arguments: object) -> None:
     """Run a command of extract.py in this process."""
-    main(extract.COMMANDS, [str(argument) for argument in arguments])
+    main(cli.COMMANDS, [str(argument) for argument in arguments])
 
 
 def refused_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

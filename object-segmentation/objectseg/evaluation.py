@@ -32,7 +32,7 @@ from spectralseg.drawing.pictures import contact_sheet, overlay
 from spectralseg.errors import InputError, check_choice
 from spectralseg.files.label_maps import ENLARGE
 from spectralseg.files.storage import atomic_write, make_folder, remove
-from spectralseg.running.hydra_app import run_folder, to_settings
+from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.progress import progress_bar
 from spectralseg.running.stage import describe
 
@@ -72,6 +72,11 @@ class Settings:
     enlarge: str = "patches"
     strict: bool = False
     visualize: int = 0
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    run(evaluate, "object-segmentation/eval", argv)
 
 
 def evaluate(config: DictConfig) -> None:

@@ -44,9 +44,14 @@ from spectralseg.errors import InputError
 from spectralseg.files.images import find_images
 from spectralseg.files.storage import atomic_write, make_folder
 from spectralseg.mathematics.matching import Match, apply_match, confusion_matrix, match_clusters
-from spectralseg.running.hydra_app import run_folder, to_settings
+from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.progress import progress_bar
 from spectralseg.running.stage import describe, rank_and_world_size
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    run(evaluate, "semantic-segmentation/eval", argv)
 
 
 def evaluate(config: DictConfig) -> None:

@@ -15,6 +15,7 @@ job_type=generate writes predictions, which main.py evaluates with matching=iden
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,14 @@ from semanticseg.settings import TrainSettings
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_images
 from spectralseg.mathematics.matching import Match, apply_match, match_clusters
-from spectralseg.running.hydra_app import run_folder, to_settings
+from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.launching import make_accelerator, start_asked_processes
 from spectralseg.running.progress import progress_bar
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    run(train, "semantic-segmentation/train", argv)
 
 
 def train(config: DictConfig) -> None:

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 from eagle_layouts import write_directory
-from eagle_runs import CONFIGS, data_overrides, load_script, two_textures
-from shared_data import PROJECT
-from spectralseg.running.hydra_app import run
+from eagle_runs import SCRIPTS, data_overrides, two_textures
 
 
 @pytest.fixture
@@ -19,7 +17,7 @@ def run_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
     def call(name: str, *overrides: object, folder: str = "run") -> Path:
         arguments = [*map(str, overrides), f"hydra.run.dir={folder}"]
-        run(load_script(name).main, PROJECT, CONFIGS[name], arguments)
+        SCRIPTS[name].main(arguments)
         return tmp_path / folder
 
     return call

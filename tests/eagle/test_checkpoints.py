@@ -15,7 +15,6 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from convert_checkpoint import main as convert
 from eagleseg.checkpoints.files import (
     is_published,
     load_checkpoint,
@@ -26,6 +25,7 @@ from eagleseg.checkpoints.files import (
     to_model_names,
 )
 from eagleseg.checkpoints.inert_pickle import StandIn, plain, read_inert
+from eagleseg.commands.convert import main as convert
 from eagleseg.model.heads import EagleModel
 from running import run_command
 from shared_data import PROJECT

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional
 
-import crop_datasets
 from eagle_layouts import camvid, cityscapes, scene, scenes, write_cityscapes, write_directory
+from eagleseg.commands.crop import _opened, main
 from eagleseg.data.crops import crop_boxes, generator_for
 from eagleseg.data.dataset import EagleDataset, build_dataset
 from eagleseg.data.settings import DataSettings
@@ -36,11 +36,11 @@ def data(tmp_path: Path) -> Path:
 def crop(data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Crop the directory in this process; the folder of the crops."""
     monkeypatch.chdir(data)
-    crop_datasets._opened.cache_clear()
+    _opened.cache_clear()
 
     def call(*arguments: str) -> Path:
         mine = ["dataset_name=directory", "dir_dataset_name=mine", "dir_dataset_n_classes=3"]
-        crop_datasets.start([f"pytorch_data_dir={data}", *mine, *arguments])
+        main([f"pytorch_data_dir={data}", *mine, *arguments])
         return data / "cropped" / NAME
 
     return call
@@ -123,7 +123,7 @@ def test_crops_are_read_in_the_order_of_their_numbers(crop, data):
 def test_void_and_cityscapes(tmp_path):
     image, ids = cityscapes()
     write_cityscapes(tmp_path, {"train": [(image, ids)]})
-    crop_datasets.start([f"pytorch_data_dir={tmp_path}", "dataset_name=cityscapes"])
+    main([f"pytorch_data_dir={tmp_path}", "dataset_name=cityscapes"])
     stored = load_labels(tmp_path / "cropped" / "cityscapes_five_crop_0.5" / "label" / "train" / "4.png")
     centre = ids[32:96, 64:192].astype(int)
     assert np.array_equal(stored, np.where(centre < 7, 0, centre - 6))
@@ -136,7 +136,7 @@ def test_without_labels(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_directory(tmp_path / "mine", {"train": scenes(1)}, labels=False)
     mine = ["dataset_name=directory", "dir_dataset_name=mine", "dir_dataset_n_classes=3"]
-    crop_datasets.start([f"pytorch_data_dir={tmp_path}", *mine])
+    main([f"pytorch_data_dir={tmp_path}", *mine])
     assert not (tmp_path / "cropped" / NAME / "label").exists()
     assert not open_crops(tmp_path).has_labels
 
@@ -145,7 +145,7 @@ def test_camvid(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_directory(tmp_path / "mine", {"train": camvid("train", 3)})
     mine = ["--dataset_name", "directory", "dir_dataset_name=mine", "dir_dataset_n_classes=11", "dir_dataset_void=11"]
-    crop_datasets.start([f"pytorch_data_dir={tmp_path}", *mine])
+    main([f"pytorch_data_dir={tmp_path}", *mine])
     assert "3 written, 0 already there, 0 failed" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cropped", "mine"]
     dataset = open_crops(tmp_path, dir_dataset_n_classes=11)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import download_datasets
-import download_models
+from eagleseg.commands import download_datasets, download_models
 from eagleseg.data import downloads as eagle_downloads
 from eagleseg.data.downloads import fetch, unpack
 from file_server import closed_port

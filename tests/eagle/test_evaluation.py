@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from convert_checkpoint import main as convert
 from eagle_layouts import scenes, write_directory
 from eagle_runs import EAGLE
 from eagleseg.checkpoints.files import save_checkpoint
+from eagleseg.commands.convert import main as convert
 from eagleseg.evaluation.probabilities import cluster_log_probabilities, cluster_scores, image_code, linear_logits
 from eagleseg.evaluation.scores import ProbeCounts, as_classes, as_table, scores
 from eagleseg.model.heads import EagleModel

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-import crop_datasets
 from eagle_layouts import (
     camvid,
     cityscapes,
@@ -21,6 +20,7 @@ from eagle_layouts import (
 )
 from eagle_runs import data_overrides, metrics
 from eagleseg.checkpoints.files import load_checkpoint
+from eagleseg.commands import crop
 from spectralseg.commands.eigs import EigenSettings, extract_eigs
 from spectralseg.commands.features import FeatureSettings, extract_features
 from spectralseg.models.backbones import load_backbone
@@ -37,7 +37,7 @@ def crops(tmp_path: Path) -> list[str]:
     write_directory(root / "mine", {"train": scenes(3, width=160, height=140), "val": scenes(1, 7)})
     overrides = data_overrides(root, "mine", 3)
     chosen = [override for override in overrides if override.startswith(("pytorch_data_dir", "dataset", "dir_"))]
-    crop_datasets.start(chosen)
+    crop.main(chosen)
     folder = root / "cropped" / "mine_five_crop_0.5"
     torch.save(load_backbone("test_vit", "random").model.state_dict(), tmp_path / "vit.pth")
     settings = FeatureSettings("test_vit", (-3, -2, -1), weights=str(tmp_path / "vit.pth"), resize=RES, center_crop=RES)

@@ -6,19 +6,22 @@ that do nothing, argparse's scripts end when they have parsed, Hydra's when the 
 
 import argparse
 import functools
+import importlib
 import inspect
 import re
 import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import hydra
 import pytest
 
-import extract
 from documented_commands import Command, commands_of_page, commands_of_script
+from running import EXTRACT
 from shared_data import PROJECT
+from spectralseg.commands import cli
 from spectralseg.running import fire_app, hydra_app
 
 PAGES = sorted(
@@ -29,6 +32,11 @@ PAGES = sorted(
 ROOMS = ("extract", "object-localization", "object-segmentation", "semantic-segmentation", "eagle")
 SCRIPTS = sorted(path for room in ROOMS for path in (PROJECT / room).glob("*.py") if "__main__" in path.read_text())
 UNDERSTOOD: set[tuple] = set()  # the same commands stand in several places, and Hydra is slow
+
+
+def module_behind(script: Path) -> ModuleType:
+    """The module whose command line a script is."""
+    return importlib.import_module(re.search(r"^from ([\w.]+) import main$", script.read_text(), re.MULTILINE)[1])
 
 
 class Understood(BaseException):
@@ -52,17 +60,12 @@ def understand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Com
             patch.chdir(command.folder)
             patch.setattr(sys, "argv", [str(path), *command.words])
             patch.syspath_prepend(path.parent)
-            source = path.read_text()
-            read = _extract if path == Path(extract.__file__) else _hydra if "hydra_app" in source else _argparse
-            before = set(sys.modules)
+            source = inspect.getsource(module_behind(path)) if path in SCRIPTS else ""
+            read = _extract if path == EXTRACT else _hydra if "hydra_app" in source else _argparse
             try:
                 read(path, patch, tmp_path)
             except SystemExit as stop:
                 pytest.fail(f"{command}: {stop.code}")
-            finally:  # modules that were imported meanwhile may have taken what was patched with them
-                for name in set(sys.modules) - before:
-                    if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == path.parent:
-                        del sys.modules[name]
         UNDERSTOOD.add((command.folder, command.script, command.words))
 
     return give
@@ -70,7 +73,7 @@ def understand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Com
 
 def _extract(path: Path, patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setattr(fire_app, "start_server", lambda: None)
-    fire_app.main([functools.wraps(command)(lambda *args, **kwargs: None) for command in extract.COMMANDS])
+    fire_app.main([functools.wraps(command)(lambda *args, **kwargs: None) for command in cli.COMMANDS])
 
 
 def _argparse(path: Path, patch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -127,18 +130,19 @@ def test_pages(page, understand):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_documentation_of_scripts(script, understand):
-    for command in commands_of_script(script):
+    for command in commands_of_script(script, module_behind(script).__doc__):
         understand(command)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_flags_in_prose(page):
     """`--flag value` in a sentence: a flag of one of the scripts."""
-    known = {name for command in extract.COMMANDS for name in inspect.signature(command).parameters}
+    known = {name for command in cli.COMMANDS for name in inspect.signature(command).parameters}
     known |= {f"no{name}" for name in known}
     known |= {flag.removeprefix("--") for flag in hydra_app.SWITCHES | hydra_app.FLAGS}
-    for script in [*SCRIPTS, *(PROJECT / "tests" / "benchmarks").glob("*.py")]:
-        known |= set(re.findall(r'"--([\w-]+)"', script.read_text()))
+    sources = [inspect.getsource(module_behind(script)) for script in SCRIPTS]
+    for source in [*sources, *(path.read_text() for path in (PROJECT / "tests" / "benchmarks").glob("*.py"))]:
+        known |= set(re.findall(r'"--([\w-]+)"', source))
     prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     spans = [span for span in re.findall(r"`([^`\n]+)`", prose) if span.startswith("--")]
     assert [span for span in spans for flag in re.findall(r"(?<!\S)--([\w-]+)", span) if flag not in known] == []

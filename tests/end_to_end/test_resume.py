@@ -6,9 +6,9 @@ import time
 import pytest
 import torch
 
-from extract import extract_features
 from running import contents, run_extract, start_extract
 from shared_data import voc2007_images
+from spectralseg.commands.cli import extract_features
 from spectralseg.running.fire_app import main
 
 pytestmark = pytest.mark.slow

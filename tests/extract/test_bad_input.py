@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from extract import extract_eigs, extract_features
 from running import eigs_flags, features_flags, picture, write_pictures
+from spectralseg.commands.cli import extract_eigs, extract_features
 from spectralseg.models.lab_hog import LabHog
 from spectralseg.running.fire_app import main
 

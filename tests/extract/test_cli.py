@@ -11,16 +11,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-import extract
 from running import error_line, run_extract
 from shared_data import SAMPLES
+from spectralseg.commands import cli
 from spectralseg.running.fire_app import main
 
-COMMANDS = {
-    name: function
-    for name, function in inspect.getmembers(extract, inspect.isfunction)
-    if function.__module__ == extract.__name__
-}
+COMMANDS = {command.__name__: command for command in cli.COMMANDS}
 EIGS = ["extract_eigs", "--images_root", "images", "--features_dir", "features", "--output_dir", "out"]
 calls = []
 
@@ -246,7 +242,7 @@ def examples(text):
     return [shlex.split(line)[2:] for line in re.findall(r"^ *(python extract\.py .*)$", joined, flags=re.MULTILINE)]
 
 
-EXAMPLES = [example for text in [extract, *COMMANDS.values()] for example in examples(text.__doc__)]
+EXAMPLES = [example for text in [cli, *COMMANDS.values()] for example in examples(text.__doc__)]
 
 
 def test_every_command_has_an_example():
@@ -278,7 +274,7 @@ def test_examples_run_one_after_the_other(tmp_path):
     }
     order = list(COMMANDS.values())
     order.sort(key=lambda command: command.__code__.co_firstlineno)
-    for text in [extract, *order]:
+    for text in [cli, *order]:
         for arguments in examples(text.__doc__):
             argv = [moved.get(argument, argument.replace("../", f"{tmp_path}/")) for argument in arguments]
             if argv[0] == "run":

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from extract import extract_eigs
 from running import Trap
 from spectralseg.commands import eigs
+from spectralseg.commands.cli import extract_eigs
 from spectralseg.mathematics.affinity import colour_grid, knn_affinity, rw_affinity
 from spectralseg.mathematics.eigen import TOLERANCE, spectral_eigenvectors
 from spectralseg.running.fire_app import main

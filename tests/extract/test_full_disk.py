@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 
-from extract import extract_eigs, extract_features
 from running import (
     command_line,
     contents,
@@ -18,6 +17,7 @@ from running import (
     run_extract,
     write_pictures,
 )
+from spectralseg.commands.cli import extract_eigs, extract_features
 from spectralseg.running.fire_app import main
 
 COMMANDS = [extract_features, extract_eigs]

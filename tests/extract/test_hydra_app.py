@@ -10,6 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from spectralseg.errors import InputError, OutputError
+from spectralseg.running import hydra_app
 from spectralseg.running.hydra_app import run, run_folder, to_settings
 
 CONFIG = """\
@@ -52,6 +53,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "project" / "configs" / "room" / "train.yaml").write_text(CONFIG)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(hydra_app, "project_folder", lambda: tmp_path / "project")
+    monkeypatch.setattr(hydra_app, "configs_folder", lambda: tmp_path / "project" / "configs")
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     return tmp_path / "project"
 
@@ -62,7 +65,7 @@ def settings_of(project: Path) -> Callable[..., Settings]:
 
     def call(*arguments: str) -> Settings:
         seen = []
-        run(lambda config: seen.append(to_settings(config, Settings)), project, "room/train", arguments)
+        run(lambda config: seen.append(to_settings(config, Settings)), "room/train", arguments)
         return seen[0]
 
     return call
@@ -74,7 +77,7 @@ def message(project: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., s
 
     def call(*arguments: str, task: Callable[[DictConfig], None] = lambda config: None) -> str:
         with pytest.raises(SystemExit) as stop:
-            run(task, project, "room/train", arguments)
+            run(task, "room/train", arguments)
         assert capfd.readouterr() == ("", "")
         assert "\n" not in stop.value.code
         return stop.value.code.removeprefix("error: ")
@@ -177,7 +180,7 @@ def test_our_own_faults_keep_their_traceback(project: Path, capfd: pytest.Captur
         raise KeyError("ours")
 
     with pytest.raises(KeyError, match="ours"):
-        run(fault, project, "room/train", [])
+        run(fault, "room/train", [])
 
 
 def test_who_wants_tracebacks_gets_them(project: Path, monkeypatch: pytest.MonkeyPatch):
@@ -187,9 +190,9 @@ def test_who_wants_tracebacks_gets_them(project: Path, monkeypatch: pytest.Monke
         raise InputError("no")
 
     with pytest.raises(InputError):
-        run(fail, project, "room/train", [])
+        run(fail, "room/train", [])
     with pytest.raises(Exception, match="Could not override"):
-        run(fail, project, "room/train", ["zzz=3"])
+        run(fail, "room/train", ["zzz=3"])
     assert os.environ["HYDRA_FULL_ERROR"] == "1"
 
 
@@ -198,7 +201,7 @@ def test_interrupted(project: Path, capsys: pytest.CaptureFixture[str]):
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as stop:
-        run(interrupt, project, "room/train", [])
+        run(interrupt, "room/train", [])
     assert stop.value.code == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
 
@@ -213,7 +216,6 @@ def test_several_runs(project: Path):
     folders = []
     run(
         lambda config: folders.append((run_folder(), config.rate)),
-        project,
         "room/train",
         ["quick=true", "-m", "rate=1,2"],
     )
@@ -225,14 +227,14 @@ def test_help_tells_what_the_script_does_and_what_its_settings_mean(project: Pat
         raise AssertionError
 
     for flag in ("--help", "-h"):
-        run(task, project, "room/train", [flag])
+        run(task, "room/train", [flag])
         printed = capsys.readouterr().out
         assert printed.startswith("Scripts with a Hydra config")
         assert "# what the settings mean" in printed
 
 
 def test_the_composed_config_can_be_shown(project: Path, capsys: pytest.CaptureFixture[str]):
-    run(lambda config: None, project, "room/train", ["--cfg", "job", "--rate", "3"])
+    run(lambda config: None, "room/train", ["--cfg", "job", "--rate", "3"])
     assert "rate: 3" in capsys.readouterr().out
 
 
@@ -251,7 +253,7 @@ def recipes(project: Path) -> Callable[..., Settings]:
 
     def call(*arguments: str) -> Settings:
         seen = []
-        run(lambda config: seen.append(to_settings(config, Settings)), project, "recipes/base", arguments)
+        run(lambda config: seen.append(to_settings(config, Settings)), "recipes/base", arguments)
         return seen[0]
 
     return call
@@ -316,5 +318,5 @@ def test_configs_that_cannot_be_read(recipes: Callable, project: Path, name: str
 
 def test_several_runs_of_a_yml_config(recipes: Callable, project: Path):
     rates = []
-    run(lambda config: rates.append(config.rate), project, "recipes/large", ["-m", "rate=1,2"])
+    run(lambda config: rates.append(config.rate), "recipes/large", ["-m", "rate=1,2"])
     assert rates == [1, 2]

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract import extract_eigs, extract_features
 from running import contents, eigs_flags, environment, features_flags, start_extract, write_pictures
+from spectralseg.commands.cli import extract_eigs, extract_features
 from spectralseg.errors import InputError, OutputError
 from spectralseg.running.fire_app import main
 from spectralseg.running.stage import Stage, describe, provenance, rank_and_world_size

@@ -11,16 +11,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import extract
-from running import start_command
-from spectralseg.commands import viewer, viewer_sources
+from running import EXTRACT, start_command
+from spectralseg.commands import cli, viewer, viewer_sources
 from spectralseg.commands.viewer import draw_boxes, enlarge, panels
 from spectralseg.commands.viewer_sources import Box, LabelIndex, load_sources, missing_label_maps
 from spectralseg.errors import InputError
@@ -197,10 +195,10 @@ def test_label_index_reads_as_far_as_need_be_and_again_what_changed(tmp_path, mo
 
 
 def _script(argv):  # Streamlit takes its text, without what this file imports
-    import extract
+    from spectralseg.commands import cli
     from spectralseg.running.fire_app import main
 
-    main(extract.COMMANDS, argv)
+    main(cli.COMMANDS, argv)
 
 
 @pytest.fixture
@@ -366,7 +364,7 @@ def test_without_streamlit_one_line_says_how_to_start(gallery, monkeypatch):
     for installed in (True, False):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, installed=installed: installed or None)
         with pytest.raises(SystemExit) as stop:
-            main(extract.COMMANDS, ["vis_segmentations", *arguments])
+            main(cli.COMMANDS, ["vis_segmentations", *arguments])
         command = f"streamlit run extract.py vis_segmentations -- {shlex.join(arguments)}"
         need = "" if installed else "needs Streamlit (pip install -e '.[viewer]') and "
         message = f"error: vis_segmentations {need}is a page for the browser; start it so: {command}"
@@ -394,7 +392,7 @@ def tab(gallery, tmp_path):
     command += ["--server.address", "127.0.0.1", "--browser.gatherUsageStats", "false", "extract.py"]
     command += ["vis_segmentations", "--", *command_line(gallery)]
     with open(log, "wb") as output:
-        server = start_command(command, cwd=Path(extract.__file__).parent, stdout=output, stderr=output)
+        server = start_command(command, cwd=EXTRACT.parent, stdout=output, stderr=output)
     try:
         for _ in range(240):
             with contextlib.suppress(urllib.error.URLError, ConnectionError):

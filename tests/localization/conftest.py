@@ -1,16 +1,14 @@
 """Run object-localization/main.py within the tests' process, on data sets of a few pictures."""
 
 import csv
-import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from shared_data import PROJECT
+from objectloc.command import main
 
 
 @dataclass(frozen=True)
@@ -38,17 +36,8 @@ class Results:
         return [float(self.rows[file][side]) for side in ("xmin", "ymin", "xmax", "ymax")]
 
 
-@pytest.fixture(scope="session")
-def main_module() -> ModuleType:
-    """object-localization/main.py under a name of its own: other task folders have a main.py too."""
-    spec = importlib.util.spec_from_file_location("localization_main", PROJECT / "object-localization" / "main.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def localization(main_module: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Results]:
+def localization(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Results]:
     """Flags -> what came of them; results lie below ``tmp_path / "results"``, by ``name``."""
     from objectloc import localize
     from objectloc.patch_models import load_model
@@ -59,7 +48,7 @@ def localization(main_module: ModuleType, tmp_path: Path, capsys: pytest.Capture
         capsys.readouterr()
         error = None
         try:
-            main_module.main([*map(str, flags), "--output_dir", str(tmp_path / "results"), "--name", name])
+            main([*map(str, flags), "--output_dir", str(tmp_path / "results"), "--name", name])
         except SystemExit as stop:
             error = str(stop.code)
         output = capsys.readouterr()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from documented_commands import Command, commands_of_page
+from objectloc.command import read_arguments
 from shared_data import PROJECT
 
 RECIPES = PROJECT / "docs" / "reproduce.md"
@@ -16,11 +17,11 @@ def recipes() -> list[Command]:
     return [command for command in commands_of_page(RECIPES.read_text()) if command.script.name == "main.py"]
 
 
-def test_every_row_of_localization(recipes, main_module):
+def test_every_row_of_localization(recipes):
     asked = set()
     for command in recipes:
         if command.script == Path("object-localization/main.py"):
-            args, data, detector = main_module.read_arguments(command.words)
+            args, data, detector = read_arguments(command.words)
             if (args.set, detector.arch, detector.patch_size, detector.weights) == ("trainval", "vit_small", 16, None):
                 asked.add((args.mode, data.dataset))
     assert asked >= {(mode, dataset) for mode in MODES for dataset in DATASETS}

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from objectseg import evaluation
-from shared_data import PROJECT
 from spectralseg.running.hydra_app import run
 
 CONFIG = "object-segmentation/eval"
@@ -36,7 +35,7 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., E
     monkeypatch.chdir(tmp_path)
 
     def call(*overrides: object) -> Evaluation:
-        run(evaluation.evaluate, PROJECT, CONFIG, ["hydra.run.dir=results", *map(str, overrides)])
+        run(evaluation.evaluate, CONFIG, ["hydra.run.dir=results", *map(str, overrides)])
         return Evaluation(tmp_path / "results")
 
     return call

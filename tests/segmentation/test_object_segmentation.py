@@ -216,7 +216,7 @@ def test_several_runs(folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folders.add("a", LEFT, LEFT)
     folders.write("mine/other", "a", TOP)
     sweep = ("--multirun", "predictions.run=run,other", "hydra.sweep.dir=sweep")
-    run(evaluation.evaluate, PROJECT, CONFIG, [*folders.overrides, *sweep])
+    run(evaluation.evaluate, CONFIG, [*folders.overrides, *sweep])
     results = [json.loads((tmp_path / "sweep" / number / "results.json").read_text()) for number in ("0", "1")]
     assert [result["data_sets"]["mine"]["miou"] for result in results] == [1, pytest.approx(1 / 3)]
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from semanticseg import evaluation as semantic_evaluation
 from semanticseg import self_training
-from shared_data import PROJECT, shared
+from shared_data import shared
 from spectralseg.running.hydra_app import run
 
 EVAL, TRAIN = "semantic-segmentation/eval", "semantic-segmentation/train"
@@ -65,7 +65,7 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., d
         settings = ["hydra.run.dir=results", "visualize=0", *map(str, overrides)]
         with monkeypatch.context() as patch:
             without_pictures(patch, semantic_evaluation, settings)
-            run(semantic_evaluation.evaluate, PROJECT, EVAL, settings)
+            run(semantic_evaluation.evaluate, EVAL, settings)
         return json.loads((tmp_path / "results" / "results.json").read_text())
 
     return call
@@ -80,7 +80,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
         settings = [*SMALL, "hydra.run.dir=run", *map(str, overrides)]
         with monkeypatch.context() as patch:
             without_pictures(patch, self_training, settings)
-            run(self_training.train, PROJECT, TRAIN, settings)
+            run(self_training.train, TRAIN, settings)
         folder = next(
             setting.partition("=")[2] for setting in reversed(settings) if setting.startswith("hydra.run.dir")
         )

@@ -278,10 +278,9 @@ def test_the_config_is_the_published_one(monkeypatch: pytest.MonkeyPatch):
         seen.update(json.loads(json.dumps(settings.__dict__, default=vars)))
 
     note.__module__ = self_training.__name__
-    from shared_data import PROJECT
     from spectralseg.running.hydra_app import run
 
-    run(note, PROJECT, "semantic-segmentation/train", [])
+    run(note, "semantic-segmentation/train", [])
     assert (seen["lr"], seen["max_train_steps"], seen["weight_decay"], seen["seed"]) == (0.005, 5000, 1e-8, 1)
     assert seen["model"] == {
         "name": "deeplabv3plus", "backbone": "dino_resnet50", "weights": None, "unfrozen_backbone_layers": 1,

@@ -7,10 +7,11 @@ Hydra alone answers a mistake with several lines or a traceback. A script is
     def evaluate(config): settings = to_settings(config, Settings); ...; write into run_folder()
 
     if __name__ == "__main__":
-        run(evaluate, Path(__file__).resolve().parents[1], "object-segmentation/eval")
+        run(evaluate, "object-segmentation/eval")
 
 Its config chooses the folder of its results and that Hydra writes nothing of its own (``configs/object-segmentation``
-shows how). In configs ``${project:data/x}`` is a path in the repository, from wherever the script is started.
+shows how). In configs ``${project:data/x}`` is a path in the repository, from wherever the script is started; where
+there is no repository, it is one below the current folder.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from spectralseg.errors import InputError, OutputError
+from spectralseg.files.places import configs_folder, project_folder
 
 Settings = TypeVar("Settings")
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own variable: whoever sets it to 1 wants tracebacks
@@ -45,7 +47,7 @@ CONFIG_NAME_FLAGS = ("--config-name", "-cn")
 CONFIG_SUFFIXES = (".yaml", ".yml")
 
 
-def run(task: Callable[[DictConfig], None], project: Path, config_name: str, argv: Sequence[str] | None = None) -> None:
+def run(task: Callable[[DictConfig], None], config_name: str, argv: Sequence[str] | None = None) -> None:
     """Compose the config with the overrides of the command line and call ``task(config)``.
 
     Overrides are Hydra's ``key=value``; ``--key value``, ``--key=value`` and, for a truth value, ``--key`` alone are
@@ -56,14 +58,13 @@ def run(task: Callable[[DictConfig], None], project: Path, config_name: str, arg
     ----------
     task
         The script's work. Its :class:`InputError` and :class:`OutputError` end the script with one line.
-    project
-        Root of the repository, which holds ``configs/``.
     config_name
         Config below ``configs/``: its folder and its name, ``object-segmentation/eval``. The file is ``eval.yaml`` or
         ``eval.yml``.
     argv
         Arguments; default: those of the command line.
     """
+    project, folder = project_folder(), configs_folder() / os.path.dirname(config_name)
     OmegaConf.register_new_resolver("project", lambda path: str(project / path), replace=True)
     started, full_error = False, os.environ.get(FULL_ERROR)
 
@@ -80,7 +81,7 @@ def run(task: Callable[[DictConfig], None], project: Path, config_name: str, arg
             sys.exit(f"error: {_one_line(error)}")
 
     argv = _overrides(sys.argv[1:] if argv is None else argv)
-    folder, name = project / "configs" / os.path.dirname(config_name), os.path.basename(config_name)
+    name = os.path.basename(config_name)
     if {"--help", "-h"} & set(argv):  # Hydra's own help tells neither what the script does nor what settings mean
         shown = _config_file(folder, _chosen_config(argv) or name)
         print((sys.modules[task.__module__].__doc__ or "").strip(), end="\n\n")

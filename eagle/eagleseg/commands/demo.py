@@ -1,0 +1,166 @@
+r"""Segment a folder of photographs with a trained model.
+
+    cd eagle
+    python demo_segmentation.py model_path=../outputs/eagle/photographs/best.pth image_dir=../data/samples/images
+
+Settings are explained in configs/eagle/demo_config.yml. For each photograph, outputs/eagle/<experiment_name> gets, at
+its size, cluster/<id>.png (numbers of clusters, or of classes where the training had labels to match them with),
+overlays/<id>.png with a legend and, from a model trained with labels, linear/<id>.png. Started again, it goes on.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from PIL import Image
+
+from eagleseg.checkpoints.trained import Trained, load_trained
+from eagleseg.data.dataset import EagleDataset, image_folder, normalise
+from eagleseg.evaluation.evaluate import Probabilities, log_probabilities_of, most_likely, sharpened
+from eagleseg.evaluation.pictures import with_legend
+from eagleseg.evaluation.scores import as_classes
+from spectralseg.errors import InputError
+from spectralseg.files.images import to_tensor
+from spectralseg.files.label_maps import save_labels
+from spectralseg.files.storage import atomic_write, make_folder
+from spectralseg.models.weights import fingerprint
+from spectralseg.running.devices import pick_device
+from spectralseg.running.hydra_app import run, run_folder, to_settings
+from spectralseg.running.stage import Stage
+from spectralseg.running.workers import stream
+
+
+@dataclass
+class DemoSettings:
+    """The whole config."""
+
+    model_path: str
+    image_dir: str
+    experiment_name: str = "demo"
+    overwrite: bool = False
+    weights: str | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    res: int = 320
+    flip: bool = True
+    run_crf: bool = True
+    crf_processes: int = 0
+    max_side: int = 1024
+
+
+@dataclass
+class Job:
+    """What is left to do for a photograph when the network is through with it, in whatever process."""
+
+    id: str
+    photograph: Image.Image
+    probabilities: Probabilities | None = None
+    problem: str | None = None
+
+
+@dataclass
+class Finish:
+    """CRF, files and pictures of a photograph: a picklable function of a :class:`Job`."""
+
+    folder: Path
+    run_crf: bool
+    names: dict[str, list[str]]  # of the labels of each probe
+    match: dict[int, int] = field(default_factory=dict)
+
+    def __call__(self, job: Job) -> tuple[str, str | None]:
+        """Write the results; return id and, if something is wrong with this photograph, what."""
+        if job.probabilities is None:
+            return job.id, job.problem
+        maps = sharpened(job.probabilities) if self.run_crf else most_likely(job.probabilities)
+        if self.match:
+            maps["cluster"] = as_classes(maps["cluster"], self.match)
+        for probe in sorted(self.names, reverse=True):  # 'cluster' last: it says that the photograph is done
+            labels = _enlarged(maps[probe], job.photograph.size)
+            if probe == "cluster":
+                with atomic_write(make_folder(self.folder / "overlays") / f"{job.id}.png") as file:
+                    with_legend(job.photograph, labels, self.names[probe]).save(file, format="PNG")
+            void = len(self.names[probe])  # clusters without a class get the number after the last
+            save_labels(make_folder(self.folder / probe) / f"{job.id}.png", np.where(labels < 0, void, labels))
+        return job.id, None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    run(segment, "eagle/demo_config", argv)
+
+
+def segment(config: DictConfig) -> None:
+    """Segment all photographs of the folder."""
+    settings = to_settings(config, DemoSettings)
+    for name in ("res", "max_side"):
+        if getattr(settings, name) < 1:
+            raise InputError(f"{name}={getattr(settings, name)}: it must be at least 1")
+    photographs = image_folder(settings.image_dir, settings.res)
+    trained = load_trained(settings.model_path, pick_device(settings.device), settings.weights, settings.dtype)
+    folder = run_folder()
+    stage = Stage(
+        "demo_segmentation",
+        folder / "cluster",
+        ".png",
+        {
+            "model": fingerprint(settings.model_path),
+            **{name: getattr(settings, name) for name in ("res", "flip", "run_crf", "max_side")},
+        },
+        settings.overwrite,
+    )
+    numbers = {image_id: index for index, image_id in enumerate(photographs.ids)}
+    pending = stage.begin(numbers)
+    jobs = _jobs(trained, photographs, [numbers[image_id] for image_id in pending], settings)
+    finish = Finish(folder, settings.run_crf, _names(trained), trained.match)
+    with stage.working():
+        for image_id, problem in stream(finish, jobs, settings.crf_processes if settings.run_crf else 0):
+            if problem is None:
+                stage.done(image_id)
+            else:
+                stage.failed(image_id, problem)
+    stage.finish()
+
+
+def _names(trained: Trained) -> dict[str, list[str]]:
+    """Names of the labels in each probe's maps. The linear probe has learned something only where there were labels."""
+    clusters = [f"cluster {number}" for number in range(len(trained.model.cluster_probe.clusters))]
+    if not trained.match:
+        return {"cluster": clusters}
+    return {"cluster": trained.class_names, "linear": trained.class_names}
+
+
+def _jobs(trained: Trained, photographs: EagleDataset, numbers: list[int], settings: DemoSettings) -> Iterator[Job]:
+    for number in numbers:
+        image_id = photographs.ids[number]
+        try:
+            photograph = photographs.photograph(number)
+            probabilities = predict(trained, photograph, settings)
+        except InputError as error:
+            yield Job(image_id, Image.new("RGB", (1, 1)), problem=str(error))
+            continue
+        yield Job(image_id, photograph, probabilities)
+
+
+def predict(trained: Trained, photograph: Image.Image, settings: DemoSettings) -> Probabilities:
+    """Log-probabilities of both probes for a whole photograph, at most ``max_side`` pixels long.
+
+    The network sees it with ``res`` pixels on the shorter side, rounded to whole patches: nothing is cropped.
+    """
+    patch = trained.features_of.backbone.patch_size
+    seen = [max(1, round(side * settings.res / min(photograph.size) / patch)) * patch for side in photograph.size]
+    small = photograph.resize(seen, Image.Resampling.NEAREST)  # as in training
+    scale = min(1.0, settings.max_side / max(photograph.size))
+    width, height = (max(1, round(side * scale)) for side in photograph.size)
+    image = np.asarray(photograph.resize((width, height), Image.Resampling.BILINEAR))
+    batch = normalise(to_tensor(small))[None]
+    probes = log_probabilities_of(trained, batch, settings.flip, (height, width))
+    return Probabilities(image, {name: values[0] for name, values in probes.items()})
+
+
+def _enlarged(labels: NDArray, size: tuple[int, int]) -> NDArray[np.int16]:
+    """Label map (H, W) with -1 for void, at ``size`` (width, height), by nearest neighbour."""
+    picture = Image.fromarray((labels + 1).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+    return np.asarray(picture).astype(np.int16) - 1
