@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from spectralseg.errors import InputError, check_choice
+from spectralseg.errors import check_choice
 from spectralseg.files.images import patch_grid, to_tensor
 from spectralseg.files.label_maps import upscale_labels
 from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
@@ -23,6 +23,7 @@ from spectralseg.mathematics.regions import background_first, bounding_box, kmea
 from spectralseg.models.backbones import load_backbone
 from spectralseg.models.tokens import TokenExtractor
 from spectralseg.running.devices import pick_device
+from spectralseg.settings import check_range
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,8 @@ class Segmenter:
             An unknown name or a number out of its range; the image is smaller than a patch, or has fewer patches than
             K.
         """
-        if K < 2:
-            raise InputError(f"K={K}: mask and segments need at least 2 eigenvectors, for number 0 is constant")
-        if not 1 <= num_segments <= 255:
-            raise InputError(f"num_segments={num_segments}: must be 1 to 255")
+        check_range("K", K, least=2)  # number 0 is constant
+        check_range("num_segments", num_segments, least=1, most=255)
         check_choice("which_color_matrix", which_color_matrix, COLOUR_AFFINITIES)
         check_choice("color_grid", color_grid, COLOR_GRIDS)
         image = ImageOps.exif_transpose(image).convert("RGB")

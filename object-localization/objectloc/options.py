@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from spectralseg.errors import check_choice
+from spectralseg.settings import Settings, setting
 
 MODES = ("lost", "eigenseg", "dinoseg", "tokencut", "trivial")
 DATASETS = ("VOC07", "VOC12", "COCO20k", "folder")
@@ -13,46 +13,53 @@ PICTURES = ("fms", "seed_expansion", "pred")
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class DataOptions(Settings):
     """Which images; the flags of main.py of these names."""
 
-    dataset: str = "VOC07"
-    set: str = "trainval"
+    dataset: str = setting("VOC07", choices=DATASETS)
+    set: str = setting("trainval", choices=SETS)
     data_root: str = "data"
     images_root: str | None = None
     annotations: str | None = None
     image_path: str | None = None
     no_hard: bool = False
 
-    def __post_init__(self) -> None:
-        check_choice("dataset", self.dataset, DATASETS)
-        check_choice("set", self.set, SETS)
-
 
 @dataclass(frozen=True)
-class DetectorOptions:
+class DetectorOptions(Settings):
     """How boxes are found; the flags of main.py of these names."""
 
-    mode: str = "lost"
+    mode: str = setting("lost", choices=MODES)
     arch: str = "vit_small"
-    patch_size: int = 16
+    patch_size: int = setting(16, least=1)
     weights: str | None = None
-    which_features: str = "k"
-    k_patches: int = 100
-    resnet_dilate: int = 2
-    dinoseg_head: int = 4
+    which_features: str = setting("k", choices=("k", "q", "v"))
+    k_patches: int = setting(100, least=1)
+    resnet_dilate: int = setting(2, choices=(1, 2, 4))
+    dinoseg_head: int = setting(4, least=0)
     dinoseg_mended: bool = False
     tau: float = 0.2
-    which_matrix: str = "infer"
-    trivial: str | None = None
+    which_matrix: str = setting("infer", choices=("infer", "affinity", "laplacian"))
+    trivial: str | None = setting(None, choices=("whole", "central"))
     precomputed_eigs_dir: str | None = None
     precomputed_features_dir: str | None = None
     device: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_choice("mode", self.mode, MODES)
 
     @property
     def needs_model(self) -> bool:
         """Whether features are computed on the spot."""
         return self.mode != "trivial" and not (self.precomputed_eigs_dir or self.precomputed_features_dir)
+
+
+@dataclass(frozen=True)
+class ResultOptions(Settings):
+    """What is written, and where; the flags of main.py of these names."""
+
+    output_dir: str = "outputs"
+    name: str | None = None
+    skip_if_exists: bool = False
+    overwrite: bool = False
+    no_evaluation: bool = False
+    save_predictions: bool = True
+    visualize: str | None = setting(None, choices=PICTURES)
+    num_workers: int = setting(0, least=0)

@@ -14,9 +14,9 @@ from objectloc.options import ARCHITECTURES, CONVNETS, DetectorOptions
 from objectloc.patch_sources import Patches
 from spectralseg.errors import InputError
 from spectralseg.files.images import patch_grid, to_tensor
-from spectralseg.models.backbones import Backbone, keep_freed_memory, load_backbone
+from spectralseg.models.backbones import Backbone, load_backbone
 from spectralseg.models.tokens import TokenExtractor
-from spectralseg.running.devices import pick_device
+from spectralseg.running.devices import keep_freed_memory, pick_device
 
 VITS = {
     ("vit_small", 16): "dino_vits16",

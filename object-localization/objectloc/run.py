@@ -1,6 +1,5 @@
 """A run over a data set: find the boxes that are missing, compare all of them with the ground truth, write results."""
 
-import argparse
 import functools
 import re
 import sys
@@ -9,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from objectloc.localize import BOXES, PICTURES, SUFFIX, data_set, localize, made_from
-from objectloc.options import ARCHITECTURES, CONVNETS, DataOptions, DetectorOptions
+from objectloc.options import ARCHITECTURES, CONVNETS, DataOptions, DetectorOptions, ResultOptions
 from objectloc.scores import Scores, note_problem, read_boxes, read_truth, write_results
 from spectralseg.errors import ImagesFailed, InputError
 from spectralseg.files.storage import list_ids, make_folder
 from spectralseg.running.stage import Stage, rank_and_world_size
 
 
-def run(args: argparse.Namespace, data: DataOptions, detector: DetectorOptions) -> None:
+def run(results: ResultOptions, data: DataOptions, detector: DetectorOptions) -> None:
     """Find all boxes, compare them with the ground truth, and write what came of it."""
     for precomputed in (detector.precomputed_eigs_dir, detector.precomputed_features_dir):
         if precomputed:
             list_ids(precomputed, ".pth")  # a wrong folder is said once, not for every image
     images = data_set(data)
-    folder = Path(args.output_dir) / images.name / (args.name or default_name(detector))
-    if args.skip_if_exists and (folder / "results.txt").exists():
+    folder = Path(results.output_dir) / images.name / (results.name or default_name(detector))
+    if results.skip_if_exists and (folder / "results.txt").exists():
         print(f"{folder / 'results.txt'} is there already: {(folder / 'results.txt').read_text().strip()}")
         return
     settings = made_from(detector)
@@ -31,10 +30,10 @@ def run(args: argparse.Namespace, data: DataOptions, detector: DetectorOptions) 
         print("localize: RANDOM weights: the boxes mean nothing", file=sys.stderr)
     if data.dataset == "folder":  # two folders may share a name
         settings["images"] = str(images.root.resolve())
-    evaluate = not args.no_evaluation and images.find_boxes is not None
+    evaluate = not results.no_evaluation and images.find_boxes is not None
     scores = Scores()
     ids = read_truth(images, scores) if evaluate else sorted(images.files)
-    scores.problems |= find_boxes(args, data, detector, settings, folder, ids)
+    scores.problems |= find_boxes(results, data, detector, settings, folder, ids)
     missing = read_boxes(images, [image_id for image_id in ids if image_id not in scores.problems], folder, scores)
     if missing and rank_and_world_size()[1] > 1:
         print(
@@ -47,12 +46,12 @@ def run(args: argparse.Namespace, data: DataOptions, detector: DetectorOptions) 
         return
     for image_id in missing:
         note_problem(scores, image_id, "its box was deleted meanwhile")
-    write_results(folder, scores, settings, args.save_predictions)
-    report(scores, folder, evaluate, args)
+    write_results(folder, scores, settings, results.save_predictions)
+    report(scores, folder, evaluate, bool(data.image_path))
 
 
 def find_boxes(
-    args: argparse.Namespace,
+    results: ResultOptions,
     data: DataOptions,
     detector: DetectorOptions,
     settings: dict[str, Any],
@@ -60,12 +59,12 @@ def find_boxes(
     ids: Sequence[str],
 ) -> dict[str, str]:
     """Run the detector on the images that have no box yet; return id -> problem of those that could not be handled."""
-    if args.visualize:
+    if results.visualize:
         make_folder(folder / PICTURES)
-    anew = args.overwrite or args.visualize is not None  # pictures are drawn where boxes are found
+    anew = results.overwrite or results.visualize is not None  # pictures are drawn where boxes are found
     stage = Stage("localize", folder / BOXES, SUFFIX, settings, anew)
-    work = functools.partial(localize, data, detector, folder, args.visualize, not args.no_evaluation)
-    stage.run(work, stage.begin(ids), _processes(args.num_workers, detector))
+    work = functools.partial(localize, data, detector, folder, results.visualize, not results.no_evaluation)
+    stage.run(work, stage.begin(ids), _processes(results.num_workers, detector))
     try:
         stage.finish()
     except ImagesFailed as error:
@@ -100,9 +99,9 @@ def _processes(asked: int, detector: DetectorOptions) -> int:
     return asked
 
 
-def report(scores: Scores, folder: Path, evaluate: bool, args: argparse.Namespace) -> None:
+def report(scores: Scores, folder: Path, evaluate: bool, single: bool) -> None:
     """Say what came of it; exit status 1 if images could not be handled."""
-    if args.image_path and scores.rows:
+    if single and scores.rows:
         _, box, _ = next(iter(scores.rows.values()))
         print(f"box (xmin, ymin, xmax, ymax): {', '.join(f'{side:g}' for side in box)}")
     elif evaluate and scores.rows:
@@ -111,7 +110,7 @@ def report(scores: Scores, folder: Path, evaluate: bool, args: argparse.Namespac
         some = ", ".join(scores.without_objects[:3]) + (", ..." if len(scores.without_objects) > 3 else "")
         print(f"{len(scores.without_objects)} images without objects are left out: {some}")
     print(f"{len(scores.rows)} boxes -> {folder}")
-    if args.image_path and scores.problems:
+    if single and scores.problems:
         raise InputError(*scores.problems.values())
     if scores.problems:
         total = len(scores.rows) + len(scores.problems)

@@ -29,19 +29,20 @@ from objectseg.dataset import Paths, View, pair, read, read_photograph
 from objectseg.metrics import MeanScores
 from spectralseg import __version__
 from spectralseg.drawing.pictures import contact_sheet, overlay
-from spectralseg.errors import InputError, check_choice
+from spectralseg.errors import InputError
 from spectralseg.files.label_maps import ENLARGE
 from spectralseg.files.storage import atomic_write, make_folder, remove
 from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.progress import progress_bar
 from spectralseg.running.stage import describe
+from spectralseg.settings import Settings, setting
 
 SHEET_IMAGES, SHEET_COLUMNS = 6, 3  # photograph, truth, prediction in a row
 COLUMNS = {"images": "images", "miou": "mIoU", "accuracy": "accuracy", "f_beta": "F-beta", "f_max": "max F-beta"}
 
 
 @dataclass
-class DataSet:
+class DataSet(Settings):
     """An entry of ``data`` in configs/object-segmentation/eval.yaml, where its settings are explained."""
 
     name: str
@@ -49,29 +50,29 @@ class DataSet:
     labels_dir: str
     folder: str | None = None
     crop: bool = False
-    image_size: int | None = None
+    image_size: int | None = setting(None, least=1)
 
 
 @dataclass
-class Predictions:
+class Predictions(Settings):
     """The entry ``predictions`` of that file."""
 
     root: str
     run: str
-    downsample: int | None = 16
+    downsample: int | None = setting(16, least=1)
     soft_run: str | None = None
 
 
 @dataclass
-class Settings:
+class EvalSettings(Settings):
     """All settings of that file."""
 
     data_root: str
     predictions: Predictions
     data: list[DataSet] = field(default_factory=list)
-    enlarge: str = "patches"
+    enlarge: str = setting("patches", choices=ENLARGE)
     strict: bool = False
-    visualize: int = 0
+    visualize: int = setting(0, least=0)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -81,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def evaluate(config: DictConfig) -> None:
     """The whole evaluation: pairs all files first, so that one that is missing is named before the work begins."""
-    settings = to_settings(config, Settings)
-    _check(settings)
+    settings = to_settings(config, EvalSettings)
+    _check_names(settings.data)
     pairs, absent = _find(settings)
     folder = make_folder(run_folder())
     results = {}
@@ -99,26 +100,18 @@ def evaluate(config: DictConfig) -> None:
     print(f"results -> {folder}")
 
 
-def _check(settings: Settings) -> None:
-    check_choice("enlarge", settings.enlarge, ENLARGE)
-    names = [data_set.name for data_set in settings.data]
+def _check_names(data_sets: Sequence[DataSet]) -> None:
+    names = [data_set.name for data_set in data_sets]
     if not names:
         raise InputError("data: there is no data set to evaluate")
-    for data_set in settings.data:
-        name = data_set.name
+    for name in names:
         if names.count(name) > 1:
             raise InputError(f"data: two data sets are called {name}")
         if name in ("", ".", "..") or Path(name).name != name:
             raise InputError(f"data: '{name}' cannot be the name of a data set: files are named after it")
-        if data_set.image_size is not None and data_set.image_size < 1:
-            raise InputError(f"data: image_size of {name} must be at least 1, or null")
-    if settings.predictions.downsample is not None and settings.predictions.downsample < 1:
-        raise InputError("predictions.downsample must be at least 1, or null")
-    if settings.visualize < 0:
-        raise InputError("visualize must be at least 0")
 
 
-def _find(settings: Settings) -> tuple[dict[str, list[Paths]], dict[str, str]]:
+def _find(settings: EvalSettings) -> tuple[dict[str, list[Paths]], dict[str, str]]:
     """Files of each data set, and why the others are absent."""
     found, absent = {}, {}
     for data_set in settings.data:
@@ -136,7 +129,7 @@ def _find(settings: Settings) -> tuple[dict[str, list[Paths]], dict[str, str]]:
     return found, absent
 
 
-def _folders(data_set: DataSet, settings: Settings) -> list[Path]:
+def _folders(data_set: DataSet, settings: EvalSettings) -> list[Path]:
     """Of photographs, true masks, predictions and, where there are any, soft maps."""
     root, predictions = Path(settings.data_root), settings.predictions
     runs = [predictions.run, *([predictions.soft_run] if predictions.soft_run else [])]
@@ -145,7 +138,7 @@ def _folders(data_set: DataSet, settings: Settings) -> list[Path]:
 
 
 def _evaluate_one(
-    data_set: DataSet, settings: Settings, pairs: list[Paths], table: Any, folder: Path
+    data_set: DataSet, settings: EvalSettings, pairs: list[Paths], table: Any, folder: Path
 ) -> dict[str, float | int]:
     view = View(data_set.image_size, data_set.crop)
     means = MeanScores()
@@ -197,7 +190,7 @@ class _Sheets:
 
 
 def _write_results(
-    folder: Path, settings: Settings, results: dict[str, dict[str, float | int]], absent: dict[str, str]
+    folder: Path, settings: EvalSettings, results: dict[str, dict[str, float | int]], absent: dict[str, str]
 ) -> None:
     made_with = {}
     for data_set in settings.data:

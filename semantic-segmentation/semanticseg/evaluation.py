@@ -57,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate(config: DictConfig) -> None:
     """The whole evaluation: pairs all files first, so that one that is missing is named before the work begins."""
     settings = to_settings(config, EvalSettings)
-    settings.check()
     data, names = settings.data, settings.data.names()
     given = read_match(settings.matching, data.clusters, data.classes)
     ids = read_ids(data.val_list)

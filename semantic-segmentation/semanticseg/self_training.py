@@ -56,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(config: DictConfig) -> None:
     """Check everything that can be checked, then train or generate."""
     settings = to_settings(config, TrainSettings)
-    settings.check()
     folder = run_folder()
     if settings.job_type == "generate":
         start_asked_processes()

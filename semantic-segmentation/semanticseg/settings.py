@@ -3,28 +3,43 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from spectralseg.errors import InputError, check_choice
+from spectralseg.errors import InputError
 from spectralseg.files.label_maps import ENLARGE, VOC_CLASSES
+from spectralseg.settings import Settings, setting
 
 
 @dataclass
-class Loader:
-    batch_size: int
-    num_workers: int
+class Loader(Settings):
+    """How images are read."""
+
+    batch_size: int = setting(least=1)
+    num_workers: int = setting(least=0)
 
 
 @dataclass
-class Transform:
+class Transform(Settings):
+    """What the network sees of an image."""
+
     resize_size: int
-    crop_size: int
+    crop_size: int = setting(least=1)
     mean: list[float] | None = None
     std: list[float] | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resize_size < self.crop_size:
+            raise InputError(f"resize_size={self.resize_size} is below crop_size={self.crop_size}: crops would not fit")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and (len(values) != 3 or (name == "std" and min(values) <= 0)):
+                raise InputError(f"data.transform.{name} must have a number for each of r, g, b (std above 0)")
+
 
 @dataclass
-class Data:
-    num_classes: int
-    num_clusters: int
+class Data(Settings):
+    """Where images, masks and lists lie, and what the labels mean."""
+
+    num_classes: int = setting(least=1, most=254)
+    num_clusters: int = setting(least=1, most=254)
     root: str
     images_dir: str
     masks_dir: str
@@ -33,6 +48,14 @@ class Data:
     transform: Transform
     class_names: list[str] | None = None
     train_list: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.class_names is not None and len(self.class_names) != self.classes:
+            raise InputError(
+                f"data.class_names has {len(self.class_names)} names, but there are {self.classes} classes with the"
+                " background"
+            )
 
     @property
     def classes(self) -> int:
@@ -54,32 +77,19 @@ class Data:
 
 
 @dataclass
-class Common:
+class Common(Settings):
+    """What evaluation and self-training share."""
+
     seed: int
     name: str
     data: Data
     segments_dir: str | None = None
-    enlarge: str = "patches"
+    enlarge: str = setting("patches", choices=ENLARGE)
     matching: Any = None
     crf: bool = False
     crf_dir: str | None = None
-    crf_processes: int = 2
-    visualize: int = 40
-
-    def check(self) -> None:
-        """Raise an :class:`InputError` for values that make no sense, before any work."""
-        data = self.data
-        check_choice("enlarge", self.enlarge, ENLARGE)
-        for name, value in (("num_classes", data.num_classes), ("num_clusters", data.num_clusters)):
-            if not 1 <= value <= 254:
-                raise InputError(f"data.{name}={value}: there must be 1 to 254")
-        if data.class_names is not None and len(data.class_names) != data.classes:
-            raise InputError(
-                f"data.class_names has {len(data.class_names)} names, but there are {data.classes} classes with the"
-                " background"
-            )
-        if data.loader.num_workers < 0 or self.visualize < 0 or self.crf_processes < 0:
-            raise InputError("data.loader.num_workers, visualize and crf_processes must be at least 0")
+    crf_processes: int = setting(2, least=0)
+    visualize: int = setting(40, least=0)
 
     def require_segments(self) -> str:
         """``segments_dir``, or an error that says what it is."""
@@ -92,10 +102,12 @@ class Common:
 
 @dataclass
 class EvalSettings(Common):
+    """An evaluation."""
+
     seeds: list[int] | None = None
 
-    def check(self) -> None:
-        super().check()
+    def __post_init__(self) -> None:
+        super().__post_init__()
         folder = self.require_segments()
         if self.seeds is None:
             return
@@ -108,62 +120,39 @@ class EvalSettings(Common):
 
 
 @dataclass
-class Model:
+class Model(Settings):
+    """The network."""
+
     name: str
     backbone: str
     weights: str | None
-    unfrozen_backbone_layers: int
+    unfrozen_backbone_layers: int = setting(least=-1)  # -1: all
 
 
 @dataclass
 class TrainSettings(Common):
+    """A self-training."""
+
     model: Model = field(default_factory=lambda: Model("deeplabv3plus", "dino_resnet50", None, 1))
-    job_type: str = "train"
-    lr: float = 0.005
-    weight_decay: float = 1e-8
-    max_train_steps: int = 5000
-    gradient_accumulation_steps: int = 1
+    job_type: str = setting("train", choices=("train", "generate"))
+    lr: float = setting(0.005, above=0)
+    weight_decay: float = setting(1e-8, least=0)
+    max_train_steps: int = setting(5000, least=1)
+    gradient_accumulation_steps: int = setting(1, least=1)
     ema: bool = False
-    ema_decay: float = 0.999
+    ema_decay: float = setting(0.999, above=0, below=1)
     mixed_precision: str = "no"
     device: str = "auto"
-    evaluate_every: int = 1
-    checkpoint_every: int | None = 10
-    log_every: int = 10
+    evaluate_every: int = setting(1, least=1)
+    checkpoint_every: int | None = setting(10, least=1)
+    log_every: int = setting(10, least=1)
     logger: str | None = "tensorboard"
     overwrite: bool = False
     checkpoint: str | None = None
     generate_list: str | None = None
     generate_dir: str | None = None
 
-    def check(self) -> None:
-        super().check()
-        if self.job_type not in ("train", "generate"):
-            raise InputError(f"no job_type '{self.job_type}': train or generate")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.job_type == "train":
             self.require_segments()
-        positive = {
-            "data.loader.batch_size": self.data.loader.batch_size,
-            "data.transform.crop_size": self.data.transform.crop_size,
-            "gradient_accumulation_steps": self.gradient_accumulation_steps,
-            "max_train_steps": self.max_train_steps,
-            "evaluate_every": self.evaluate_every,
-            "log_every": self.log_every,
-            "checkpoint_every": 1 if self.checkpoint_every is None else self.checkpoint_every,
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise InputError(f"{name}={value}: it must be at least 1")
-        transform = self.data.transform
-        if transform.resize_size < transform.crop_size:
-            raise InputError(
-                f"data.transform.resize_size={transform.resize_size} is below crop_size={transform.crop_size}: crops"
-                " would not fit"
-            )
-        for name, values in (("mean", transform.mean), ("std", transform.std)):
-            if values is not None and (len(values) != 3 or (name == "std" and min(values) <= 0)):
-                raise InputError(f"data.transform.{name} must have a number for each of r, g, b (std above 0)")
-        if not (self.lr > 0 and self.weight_decay >= 0 and 0 < self.ema_decay < 1):
-            raise InputError("lr must be above 0, weight_decay at least 0, and ema_decay between 0 and 1")
-        if self.model.unfrozen_backbone_layers < -1:
-            raise InputError("model.unfrozen_backbone_layers must be at least 0, or -1 to train all")

@@ -23,12 +23,12 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "eagle")]
 from benchmarks import plain_eagle, plain_extract  # noqa: E402
 from eagleseg.data.views import normalise  # noqa: E402
 from eagleseg.losses.step import EagleStep, total_loss  # noqa: E402
-from eagleseg.model.both_views import features_of_views  # noqa: E402
-from eagleseg.model.features import Featurizer  # noqa: E402
+from eagleseg.model.features import Featurizer, features_of_views  # noqa: E402
 from eagleseg.model.heads import EagleModel  # noqa: E402
 from eagleseg.training.loop import parameter_groups  # noqa: E402
 from eagleseg.training.settings import TrainSettings  # noqa: E402
-from spectralseg.models.backbones import keep_freed_memory, load_backbone  # noqa: E402
+from spectralseg.models.backbones import load_backbone  # noqa: E402
+from spectralseg.running.devices import keep_freed_memory  # noqa: E402
 
 N_CLASSES = 27
 SHARE = 0.9

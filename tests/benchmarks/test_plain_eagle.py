@@ -7,8 +7,7 @@ from torch import nn
 from benchmarks import plain_eagle, plain_extract
 from eagleseg.data.views import normalise
 from eagleseg.losses.step import EagleStep, total_loss
-from eagleseg.model.both_views import features_of_views
-from eagleseg.model.features import Featurizer
+from eagleseg.model.features import Featurizer, features_of_views
 from eagleseg.model.heads import EagleModel
 from eagleseg.training.loop import parameter_groups
 from eagleseg.training.settings import TrainSettings

@@ -49,8 +49,9 @@ def feature_variant(variant: str, model: str, weights: str) -> Callable:
             return plain_extract.plain_keys(plain_model, image)
 
     else:
-        from spectralseg.models.backbones import keep_freed_memory, load_backbone
+        from spectralseg.models.backbones import load_backbone
         from spectralseg.models.tokens import TokenExtractor
+        from spectralseg.running.devices import keep_freed_memory
 
         keep_freed_memory()
         backbone = load_backbone(model, weights=weights or None, device="cpu")
@@ -72,7 +73,7 @@ def eigs_variant(variant: str) -> Callable:
     """A function from a file of features (T, D) to the time K eigenpairs take; saves them if asked."""
     if variant == "eigen":
         from spectralseg.mathematics.eigen import spectral_eigenvectors
-        from spectralseg.models.backbones import keep_freed_memory
+        from spectralseg.running.devices import keep_freed_memory
 
         keep_freed_memory()
 

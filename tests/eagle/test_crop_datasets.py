@@ -211,12 +211,12 @@ def test_what_failed_is_named(refused, data, capsys):
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("crop_type=seven", "crop_type=seven: it must be five or random, or null for whole images"),
-        ("crop_ratio=0", "crop_ratio=0.0: it must be above 0 and at most 1"),
+        ("crop_type=seven", "no crop_type 'seven'; known are five, random"),
+        ("crop_ratio=0", "crop_ratio=0.0: must be above 0 and at most 1"),
         ("splits=[]", "splits: there is no split to crop"),
         ("splits=[train,test]", "no such folder: {data}/mine/imgs/test (data/README.md shows the layout)"),
-        ("quality=100", "quality=100: it must be from 1 to 95"),
-        ("multiprocessing=-1", "multiprocessing=-1: it must be at least 0"),
+        ("quality=100", "quality=100: must be from 1 to 95"),
+        ("multiprocessing=-1", "multiprocessing=-1: must be at least 0"),
         ("dir_dataset_name=null", "dataset_name=directory needs dir_dataset_name, its folder in pytorch_data_dir"),
         ("crop_ration=1", "there is no setting 'crop_ration' (did you mean crop_ratio?)"),
     ],

@@ -26,7 +26,7 @@ from eagleseg.losses.eicue import (
 )
 from eagleseg.losses.object_contrast import consecutive, means, medoids, object_contrast, token_weights
 from eagleseg.losses.step import EagleStep, probe_losses, total_loss
-from eagleseg.model.both_views import features_of_views
+from eagleseg.model.features import features_of_views
 from eagleseg.model.heads import EagleModel
 from eagleseg.training.settings import TrainSettings
 

@@ -300,13 +300,13 @@ def test_mat_files_that_do_not_fit(tmp_path):
     [
         ({"dir_dataset_name": None}, "dataset_name=directory needs dir_dataset_name, its folder in pytorch_data_dir"),
         ({"dir_dataset_n_classes": None}, "dataset_name=directory needs dir_dataset_n_classes, the number of classes"),
-        ({"dir_dataset_n_classes": 0}, "dir_dataset_n_classes=0: it must be from 1 to 254"),
+        ({"dir_dataset_n_classes": 0}, "dir_dataset_n_classes=0: must be from 1 to 254"),
         ({"dir_dataset_class_names": ["a"]}, "dir_dataset_class_names has 1 names, but dir_dataset_n_classes is 3"),
-        ({"dir_dataset_void": 2}, "dir_dataset_void=2: it must lie from dir_dataset_n_classes=3 to 255"),
-        ({"loader_crop_type": "five"}, "loader_crop_type=five: it must be center or random"),
-        ({"crop_ratio": 1.5}, "crop_ratio=1.5: it must be above 0 and at most 1"),
-        ({"patch_size": 0}, "patch_size=0: it must be at least 1 pixel"),
-        ({"seed": -1}, "seed=-1: it must not be negative"),
+        ({"dir_dataset_void": 2}, "dir_dataset_void=2: must lie from dir_dataset_n_classes=3 to 255"),
+        ({"loader_crop_type": "five"}, "no loader_crop_type 'five'; known are center, random"),
+        ({"crop_ratio": 1.5}, "crop_ratio=1.5: must be above 0 and at most 1"),
+        ({"patch_size": 0}, "patch_size=0: must be at least 1"),
+        ({"seed": -1}, "seed=-1: must be at least 0"),
     ],
 )
 def test_settings_that_cannot_be(tmp_path, settings, expected):

@@ -135,8 +135,8 @@ def test_variants_train(run_script: Callable[..., Path], textures: list[str]):
     ("override", "says"),
     [
         ("batch_size=1", "batch_size"),
-        ("select_by=luck", "select_by=luck"),
-        ("mixed_precision=int8", "mixed_precision=int8"),
+        ("select_by=luck", "no select_by 'luck'"),
+        ("mixed_precision=int8", "no mixed_precision 'int8'"),
         ("eicue_source=precomputed", "eigs_dir"),
         ("max_steps=0", "max_steps=0"),
         ("nonsense=1", "nonsense"),

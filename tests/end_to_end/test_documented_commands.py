@@ -19,6 +19,7 @@ import hydra
 import pytest
 
 from documented_commands import Command, commands_of_page, commands_of_script
+from objectloc.command import build_parser as localization_flags
 from running import EXTRACT
 from shared_data import PROJECT
 from spectralseg.commands import cli
@@ -140,6 +141,7 @@ def test_flags_in_prose(page):
     known = {name for command in cli.COMMANDS for name in inspect.signature(command).parameters}
     known |= {f"no{name}" for name in known}
     known |= {flag.removeprefix("--") for flag in hydra_app.SWITCHES | hydra_app.FLAGS}
+    known |= {flag.removeprefix("--") for flag in localization_flags()._option_string_actions}
     sources = [inspect.getsource(module_behind(script)) for script in SCRIPTS]
     for source in [*sources, *(path.read_text() for path in (PROJECT / "tests" / "benchmarks").glob("*.py"))]:
         known |= set(re.findall(r'"--([\w-]+)"', source))

@@ -231,7 +231,7 @@ def test_the_process_ends_with_status_1_and_one_line():
 
 def test_bad_values_and_missing_folders_leave_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert refused(COMMANDS.values(), [*EIGS, "--K", "0"]) == "error: --K 0: ask for at least one eigenvector"
+    assert refused(COMMANDS.values(), [*EIGS, "--K", "0"]) == "error: K=0: must be at least 1"
     assert refused(COMMANDS.values(), EIGS) == "error: no such folder: features"
     assert not list(tmp_path.iterdir())
 

@@ -148,9 +148,9 @@ def test_workers_give_what_one_process_gives(folder):
         ({"which_matrix": "graph"}, "no which_matrix 'graph'; known are laplacian, matting_laplacian, affinity"),
         ({"which_color_matrix": "lab"}, "no which_color_matrix 'lab'; known are knn, rw"),
         ({"solver": "fast"}, "no solver 'fast'; known are auto, dense"),
-        ({"K": 0}, "--K 0: ask for at least one eigenvector"),
-        ({"image_downsample_factor": 0}, "--image_downsample_factor 0: must be at least 1 pixel"),
-        ({"image_color_lambda": -1}, "--image_color_lambda -1.0: must not be negative"),
+        ({"K": 0}, "K=0: must be at least 1"),
+        ({"image_downsample_factor": 0}, "image_downsample_factor=0: must be at least 1"),
+        ({"image_color_lambda": -1}, "image_color_lambda=-1.0: must be at least 0"),
         (
             {"which_matrix": "affinity", "image_color_lambda": 10},
             "colour and downsampling are for Laplacians, not for which_matrix=affinity",

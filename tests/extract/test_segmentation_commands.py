@@ -264,15 +264,15 @@ def test_three_hundred_boxes_of_many_sizes_are_batched_and_equal_one_by_one():
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("extract_bboxes", "--num_erode", -1), "--num_erode -1: must not be negative"),
+        (("extract_bboxes", "--num_erode", -1), "num_erode=-1: must be at least 0"),
         (("extract_single_region_segmentations", "--mask_format", "grey"), "no mask_format 'grey'; known are palette,"),
         (
             ("extract_crf_segmentations", "--mask_format", "binary"),
             "binary is for --num_classes 2, not 21; leave",
         ),
-        (("extract_multi_region_segmentations", "--num_eigenvectors", -2), "--num_eigenvectors -2: must be at least 1"),
-        (("extract_multi_region_segmentations", "--non_adaptive_num_segments", 0), "must be at least 1"),
-        (("extract_multi_region_segmentations", "--non_adaptive_num_segments", 300), "at most 255"),
+        (("extract_multi_region_segmentations", "--num_eigenvectors", -2), "num_eigenvectors=-2: must be at least 1"),
+        (("extract_multi_region_segmentations", "--non_adaptive_num_segments", 0), "must be from 1 to 255"),
+        (("extract_multi_region_segmentations", "--non_adaptive_num_segments", 300), "must be from 1 to 255"),
     ],
 )
 def test_impossible_arguments(

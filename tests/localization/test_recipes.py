@@ -21,9 +21,9 @@ def test_every_row_of_localization(recipes):
     asked = set()
     for command in recipes:
         if command.script == Path("object-localization/main.py"):
-            args, data, detector = read_arguments(command.words)
-            if (args.set, detector.arch, detector.patch_size, detector.weights) == ("trainval", "vit_small", 16, None):
-                asked.add((args.mode, data.dataset))
+            _, data, detector = read_arguments(command.words)
+            if (data.set, detector.arch, detector.patch_size, detector.weights) == ("trainval", "vit_small", 16, None):
+                asked.add((detector.mode, data.dataset))
     assert asked >= {(mode, dataset) for mode in MODES for dataset in DATASETS}
 
 

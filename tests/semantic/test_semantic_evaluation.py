@@ -182,7 +182,7 @@ def test_files_that_do_not_fit_are_named(evaluate, refused, voc):
         ("segments_dir=null", "segments_dir=... is missing"),
         ("segments_dir=/nowhere", "segments_dir: no such folder: /nowhere"),
         ("segment_dir=x", "there is no setting 'segment_dir' (did you mean segments_dir?)"),
-        ("data.num_clusters=300", "there must be 1 to 254"),
+        ("data.num_clusters=300", "num_clusters=300: must be from 1 to 254"),
         ("data.val_list=/none.txt", "cannot read the list of ids /none.txt"),
         ("data.class_names=[a,b]", "has 2 names, but there are 21 classes"),
         ("matching='[(0, 0), (1, 99)]'", "(1, 99) is beyond"),

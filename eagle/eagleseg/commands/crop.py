@@ -17,19 +17,20 @@ from omegaconf import DictConfig
 
 from eagleseg.data.crops import CROPS, crop_boxes, cropped_folder, generator_for, stored_label
 from eagleseg.data.folders import open_source
-from eagleseg.data.settings import DataSettings, check_crops
+from eagleseg.data.settings import CROP_TYPES, DataSettings
 from eagleseg.data.sources import Source
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import save_labels
 from spectralseg.files.storage import atomic_write, make_folder, remove, remove_leftovers
 from spectralseg.running.hydra_app import run, to_settings
 from spectralseg.running.stage import Stage, describe, rank_and_world_size
+from spectralseg.settings import Settings, setting, settings_from
 
 COMMAND = "crop_datasets"
 
 
 @dataclass
-class CropSettings:
+class CropSettings(Settings):
     """See configs/eagle/crop_config.yml."""
 
     pytorch_data_dir: str
@@ -38,31 +39,23 @@ class CropSettings:
     dir_dataset_n_classes: int | None = None
     dir_dataset_void: int | None = None
     splits: list[str] = field(default_factory=lambda: ["train"])
-    crop_type: str = "five"
-    crop_ratio: float = 0.5
-    seed: int = 0
-    quality: int = 75
-    multiprocessing: int = 0
+    crop_type: str = setting("five", choices=CROP_TYPES)
+    crop_ratio: float = setting(0.5, above=0, most=1)
+    seed: int = setting(0, least=0)
+    quality: int = setting(75, least=1, most=95)
+    multiprocessing: int = setting(0, least=0)
     overwrite: bool = False
 
-    def check(self) -> None:
-        """Raise an :class:`InputError` for values that cannot be."""
-        check_crops(self.crop_type, self.crop_ratio)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.splits:
             raise InputError("splits: there is no split to crop")
-        if not 1 <= self.quality <= 95:
-            raise InputError(f"quality={self.quality}: it must be from 1 to 95")
-        for name in ("seed", "multiprocessing"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)}: it must be at least 0")
         if self.overwrite and rank_and_world_size()[1] > 1:
             raise InputError("overwrite=true deletes crops that are there: start it as one process")
 
     def data(self) -> DataSettings:
         """The data set."""
-        names = ("dataset_name", "dir_dataset_name", "dir_dataset_n_classes", "dir_dataset_void")
-        names += ("pytorch_data_dir", "crop_type", "crop_ratio", "seed")
-        return DataSettings(**{name: getattr(self, name) for name in names})
+        return settings_from(DataSettings, vars(self))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -73,7 +66,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def crop(config: DictConfig) -> None:
     """Crop each split; all of them are checked before the first image is cut."""
     settings = to_settings(config, CropSettings)
-    settings.check()
     sources = {split: open_source(settings.data(), split) for split in settings.splits}
     for split, source in sources.items():
         crop_split(settings, split, source)

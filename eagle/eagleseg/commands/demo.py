@@ -31,10 +31,11 @@ from spectralseg.running.devices import pick_device
 from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.stage import Stage
 from spectralseg.running.workers import stream
+from spectralseg.settings import Settings, setting
 
 
 @dataclass
-class DemoSettings:
+class DemoSettings(Settings):
     """The whole config."""
 
     model_path: str
@@ -44,11 +45,11 @@ class DemoSettings:
     weights: str | None = None
     device: str = "auto"
     dtype: str = "float32"
-    res: int = 320
+    res: int = setting(320, least=1)
     flip: bool = True
     run_crf: bool = True
-    crf_processes: int = 0
-    max_side: int = 1024
+    crf_processes: int = setting(0, least=0)
+    max_side: int = setting(1024, least=1)
 
 
 @dataclass
@@ -95,9 +96,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def segment(config: DictConfig) -> None:
     """Segment all photographs of the folder."""
     settings = to_settings(config, DemoSettings)
-    for name in ("res", "max_side"):
-        if getattr(settings, name) < 1:
-            raise InputError(f"{name}={getattr(settings, name)}: it must be at least 1")
     photographs = image_folder(settings.image_dir, settings.res)
     trained = load_trained(settings.model_path, pick_device(settings.device), settings.weights, settings.dtype)
     folder = run_folder()

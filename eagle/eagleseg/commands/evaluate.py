@@ -12,7 +12,7 @@ them as wrong. (main.py is the same.)
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from eagleseg.evaluation.scores import as_table
 from spectralseg.errors import InputError
 from spectralseg.running.devices import pick_device
 from spectralseg.running.hydra_app import run, run_folder, to_settings
+from spectralseg.settings import setting
 
 OF_THE_DATA = (
     "dataset_name",
@@ -51,7 +52,7 @@ class EvaluationSettings(EvaluationOptions):
     dir_dataset_class_names: list[str] | None = None
     dir_dataset_void: int | None = None
     split: str = "val"
-    res: int = 320
+    res: int = setting(320, least=1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,22 +63,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate_models(config: DictConfig) -> None:
     """Evaluate one model after another."""
     settings = to_settings(config, EvaluationSettings)
-    for name in ("batch_size", "res"):
-        if getattr(settings, name) < 1:
-            raise InputError(f"{name}={getattr(settings, name)}: it must be at least 1")
-    for name in ("num_workers", "crf_processes", "pictures"):
-        if getattr(settings, name) < 0:
-            raise InputError(f"{name}={getattr(settings, name)}: it must be at least 0")
     device = pick_device(settings.device)
     paths = settings.model_path if isinstance(settings.model_path, list) else [settings.model_path]
     for number, path in enumerate(paths):
         trained = load_trained(path, device, settings.weights, settings.dtype)
         dataset = data_of(trained, settings)
         folder = run_folder() if len(paths) == 1 else run_folder() / f"{number}_{Path(path).stem}"
-        options = EvaluationOptions(
-            **{field.name: getattr(settings, field.name) for field in fields(EvaluationOptions)}
-        )
-        results = evaluate(trained, dataset, options, folder)
+        results = evaluate(trained, dataset, settings, folder)
         write_results(folder, {"model": str(path), "step": trained.step, **results, "settings": asdict(settings)})
         print(f"{path} on {dataset.name}, {settings.split}, {len(dataset)} images")
         print(as_table(results["scores"]))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from eagleseg.data.folders import class_names_of, directory_of
-from eagleseg.data.settings import DataSettings, check_crops
+from eagleseg.data.settings import DataSettings
 from eagleseg.data.sources import VOID, Source, label_table
 from spectralseg.errors import InputError
 from spectralseg.running.stage import describe
@@ -51,7 +51,6 @@ def crop_boxes(
 
 def cropped_folder(settings: DataSettings) -> Path:
     """Folder of the crops of a data set; a directory's is named after it."""
-    check_crops(settings.crop_type, settings.crop_ratio)
     name = settings.dataset_name
     if name == "directory":
         name = directory_of(settings).name

@@ -67,7 +67,7 @@ class EagleDataset(Dataset):
 
     def __init__(self, source: Source, settings: DataSettings, res: int, training: bool) -> None:
         if res < 1:
-            raise InputError(f"res={res}: it must be at least 1 pixel")
+            raise InputError(f"res={res}: must be at least 1 pixel")
         self.source, self.settings, self.res, self.training = source, settings, res, training
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
         self.features: FeatureRecords | None = None
@@ -171,7 +171,6 @@ def build_dataset(settings: DataSettings, split: str, training: bool, res: int |
     InputError
         Settings that cannot be, or files that are missing.
     """
-    settings.check_data()
     source = open_crops(settings, split) if training and settings.crop_type else open_source(settings, split)
     return EagleDataset(source, settings, settings.res if res is None else res, training)
 

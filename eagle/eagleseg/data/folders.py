@@ -69,7 +69,7 @@ def class_names_of(settings: DataSettings) -> tuple[str, ...]:
     if count is None:
         raise InputError("dataset_name=directory needs dir_dataset_n_classes, the number of classes")
     if not 1 <= count <= MAX_CLASSES:
-        raise InputError(f"dir_dataset_n_classes={count}: it must be from 1 to {MAX_CLASSES}")
+        raise InputError(f"dir_dataset_n_classes={count}: must be from 1 to {MAX_CLASSES}")
     if names is not None and len(names) != count:
         raise InputError(f"dir_dataset_class_names has {len(names)} names, but dir_dataset_n_classes is {count}")
     return tuple(names) if names is not None else tuple(f"class {number}" for number in range(count))
@@ -156,7 +156,7 @@ def _directory(root: Path, split: str, class_names: Sequence[str], void: int | N
         wanted = [f"{Path(image).stem}.png" for image in images]
         labels = _present(root / "labels" / split, wanted)
     if void is not None and not len(class_names) <= void <= 255:
-        raise InputError(f"dir_dataset_void={void}: it must lie from dir_dataset_n_classes={len(class_names)} to 255")
+        raise InputError(f"dir_dataset_void={void}: must lie from dir_dataset_n_classes={len(class_names)} to 255")
     hint = (
         f" (dir_dataset_n_classes={len(class_names)}: 0 to {len(class_names) - 1}, and 255 for void; another number for"
         " void: dir_dataset_void)"

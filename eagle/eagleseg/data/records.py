@@ -1,14 +1,46 @@
 """Features and eigenvectors that the extract stage wrote, for the very square that the loader shows."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eagleseg.model.features import features_from_record
 from spectralseg.errors import InputError
+from spectralseg.files.images import patch_grid
 from spectralseg.files.storage import list_ids, load_eigs, load_features
+from spectralseg.models.backbones import LAB_HOG
+
+BLOCKS = (-3, -2, -1)  # whose keys EAGLE joins
+
+
+def names(blocks: Sequence[int]) -> list[str]:
+    """Names of the keys of several blocks in what the extract stage computes and stores."""
+    return [f"k_block_{block}" for block in blocks] if len(blocks) > 1 else ["k"]
+
+
+def features_from_record(record: dict[str, Any]) -> Tensor:
+    """What the featurizer gives for an image, from a record of ``extract_features`` for the blocks -3, -2, -1.
+
+    Returns
+    -------
+    Tensor
+        (C, h, w) float32.
+
+    Raises
+    ------
+    InputError
+        The record holds the keys of other blocks.
+    """
+    wanted = ["k"] if record.get("model_name") in LAB_HOG else names(BLOCKS)
+    missing = [name for name in wanted if name not in record]
+    if missing:
+        raise InputError(
+            f"the features of '{record.get('id')}' lack {', '.join(missing)}: extract_features --which_block=-3,-2,-1"
+        )
+    rows, columns = patch_grid(*record["shape"][-2:], record["patch_size"])
+    return torch.cat([record[name][0] for name in wanted], dim=-1).float().mT.unflatten(-1, (rows, columns))
 
 
 class Records:

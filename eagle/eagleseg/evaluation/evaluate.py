@@ -29,19 +29,20 @@ from spectralseg.files.storage import atomic_write, make_folder
 from spectralseg.mathematics.crf import EAGLE_CRF, refine_probabilities
 from spectralseg.running.progress import progress_bar
 from spectralseg.running.workers import stream
+from spectralseg.settings import Settings, setting
 
 
 @dataclass
-class EvaluationOptions:
+class EvaluationOptions(Settings):
     """How to evaluate; ``configs/eagle/eval_config.yml`` explains the entries."""
 
-    batch_size: int = 8
-    num_workers: int = 2
+    batch_size: int = setting(8, least=1)
+    num_workers: int = setting(4, least=0)
     flip: bool = True
     run_crf: bool = True
-    crf_processes: int = 0
+    crf_processes: int = setting(0, least=0)
     save_predictions: bool = False
-    pictures: int = 8
+    pictures: int = setting(8, least=0)
 
 
 @dataclass

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spectralseg.settings import Settings, setting
+
 LARGEST_CORRELATION = 0.8  # of codes: above it nothing is gained
 
 
-@dataclass(frozen=True)
-class CorrespondenceSettings:
+@dataclass
+class CorrespondenceSettings(Settings):
     """Parameters of the loss, under their published names; ``configs/eagle`` explains them."""
 
-    feature_samples: int = 11
-    neg_samples: int = 5
+    feature_samples: int = setting(11, least=1)
+    neg_samples: int = setting(5, least=1)
     shift_value: float = 3.5
     shift_bias: float = 0.0
     pointwise: bool = True

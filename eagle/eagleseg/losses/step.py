@@ -3,6 +3,8 @@
 Source: Kim et al., EAGLE, CVPR 2024, section 3; weights and schedule as in the published code.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,22 +14,35 @@ from eagleseg.losses.correspondence import CorrespondenceSettings, positive_and_
 from eagleseg.losses.eicue import eicue_eigenvectors
 from eagleseg.losses.object_contrast import consecutive, means, medoids, object_contrast, token_weights
 from eagleseg.model.heads import EagleModel
-from eagleseg.training.settings import TrainSettings
+from spectralseg.settings import setting
 
 VOID = -1
 EIGEN_ALPHA = 1.0  # sharpness of the eigen-cluster probes
 CONTRAST_WEIGHT = 0.85
 
 
+@dataclass
+class LossSettings(CorrespondenceSettings):
+    """Parameters of the losses, under their published names; the config files explain them."""
+
+    pos_inter_weight: float = 0.25
+    neg_inter_weight: float = 0.63
+    # EiCue
+    eicue_source: str = setting("learned", choices=("learned", "precomputed"))
+    eicue_color: str = setting("released", choices=("released", "rgb", "none"))
+    # object-centric contrast
+    contrastive_temp: float = setting(0.07, above=0)
+    global_loss_weight: float = 0.7
+    centroid_mode: str = setting("prototype", choices=("prototype", "medoid", "mean", "learned"))
+    label_smoothing: bool = False
+
+
 class EagleStep(nn.Module):
     """Losses of a batch: what Accelerate wraps, so that gradients are shared among processes."""
 
-    def __init__(self, model: EagleModel, settings: TrainSettings) -> None:
+    def __init__(self, model: EagleModel, settings: LossSettings) -> None:
         super().__init__()
         self.model, self.settings = model, settings
-        self.correspondence = CorrespondenceSettings(
-            **{name: getattr(settings, name) for name in CorrespondenceSettings.__dataclass_fields__}
-        )
 
     def forward(self, clean: Tensor, blurred: Tensor, batch: dict[str, Tensor], share: float) -> dict[str, Tensor]:
         """Every loss by its name, unweighted; scalars.
@@ -49,7 +64,7 @@ class EagleStep(nn.Module):
         image, positive, other = zip(features.chunk(3), codes.chunk(3), strict=True)
         terms = {}
         terms["correspondence_positive"], terms["correspondence_negative"] = positive_and_negative(
-            image, positive, other, self.correspondence
+            image, positive, other, self.settings
         )
         image_and_eigs = batch["img"], batch.get("eigs")
         terms["eigen"], segments = self._eicue(positive[1], model.eigen_probe, *image_and_eigs)
@@ -72,7 +87,8 @@ class EagleStep(nn.Module):
             vectors = precomputed
         else:
             shown = to_rgb(images) if colour == "rgb" else images
-            vectors = eicue_eigenvectors(code.detach(), shown, self.settings.eigen_cluster, colour)
+            count = probe.clusters.shape[1] + 1  # the first one is constant
+            vectors = eicue_eigenvectors(code.detach(), shown, count, colour)
         loss, probabilities = probe(vectors, EIGEN_ALPHA)
         return loss, probabilities.argmax(dim=1)
 
@@ -112,7 +128,7 @@ def probe_losses(model: EagleModel, code: Tensor, label: Tensor | None) -> dict[
     return terms
 
 
-def total_loss(terms: dict[str, Tensor], share: float, settings: TrainSettings) -> Tensor:
+def total_loss(terms: dict[str, Tensor], share: float, settings: LossSettings) -> Tensor:
     """The sum that is minimised: (eigen + eigen_blur) / 2 + (1 - u) correspondence + 0.85 u contrast + probes."""
     total = (terms["eigen"] + terms["eigen_blur"]) / 2
     total = total + (1 - share) * (

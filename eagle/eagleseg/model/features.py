@@ -3,19 +3,16 @@
 Source: Kim et al., EAGLE, CVPR 2024, section 3.1.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from eagleseg.data.records import BLOCKS, names
 from eagleseg.data.views import to_rgb
-from spectralseg.errors import InputError
 from spectralseg.files.images import patch_grid
-from spectralseg.models.backbones import LAB_HOG, Backbone
+from spectralseg.models.backbones import Backbone
 from spectralseg.models.tokens import TokenExtractor
-
-BLOCKS = (-3, -2, -1)
 
 
 class Featurizer:
@@ -48,29 +45,34 @@ class Featurizer:
         return keys.mT.unflatten(-1, (rows, columns))
 
 
-def names(blocks: Sequence[int]) -> list[str]:
-    """Names of the keys of several blocks in what the extract stage computes and stores."""
-    return [f"k_block_{block}" for block in blocks] if len(blocks) > 1 else ["k"]
+def features_of_views(features_of: Callable[[Tensor], Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Features of the clean and of the blurred view.
 
+    The published step runs the backbone three times on each image (the image, itself again as the positive, and its
+    blurred view). The first two are the same, and the blur is drawn with probability 1/2: where it was not drawn, the
+    third is the same as well.
 
-def features_from_record(record: dict[str, Any]) -> Tensor:
-    """What the featurizer gives for an image, from a record of ``extract_features`` for the blocks -3, -2, -1.
+    Parameters
+    ----------
+    features_of
+        (N, 3, H, W) images -> (N, C, h, w).
+    batch
+        ``img`` and ``img_blur`` (B, 3, H, W); with ``features`` (B, C, h, w), those of the clean view, read from files,
+        only blurred images pass through the backbone.
 
     Returns
     -------
-    Tensor
-        (C, h, w) float32.
-
-    Raises
-    ------
-    InputError
-        The record holds the keys of other blocks.
+    clean, blurred
+        (B, C, h, w) each.
     """
-    wanted = ["k"] if record.get("model_name") in LAB_HOG else names(BLOCKS)
-    missing = [name for name in wanted if name not in record]
-    if missing:
-        raise InputError(
-            f"the features of '{record.get('id')}' lack {', '.join(missing)}: extract_features --which_block=-3,-2,-1"
-        )
-    rows, columns = patch_grid(*record["shape"][-2:], record["patch_size"])
-    return torch.cat([record[name][0] for name in wanted], dim=-1).float().mT.unflatten(-1, (rows, columns))
+    images, blurred_images = batch["img"], batch["img_blur"]
+    changed = (images != blurred_images).flatten(1).any(dim=1)
+    blurred_images = blurred_images[changed]
+    if "features" in batch:
+        clean = batch["features"]
+        new = features_of(blurred_images) if len(blurred_images) else clean[:0]
+    else:
+        clean, new = features_of(torch.cat([images, blurred_images])).split([len(images), len(blurred_images)])
+    blurred = clean.clone()
+    blurred[changed] = new.to(clean.dtype)
+    return clean, blurred

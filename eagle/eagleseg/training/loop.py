@@ -20,8 +20,7 @@ from eagleseg.data.dataset import EagleDataset, build_dataset, to_picture
 from eagleseg.evaluation.pictures import rows_of_labels
 from eagleseg.evaluation.scores import ProbeCounts, as_classes, scores
 from eagleseg.losses.step import EagleStep, total_loss
-from eagleseg.model.both_views import features_of_views
-from eagleseg.model.features import Featurizer
+from eagleseg.model.features import Featurizer, features_of_views
 from eagleseg.model.heads import EagleModel
 from eagleseg.training.batches import EpochBatches, endless_batches
 from eagleseg.training.run_folder import LOGS, Log, RunFolder
@@ -53,7 +52,6 @@ def train(settings: TrainSettings, folder: Path) -> None:
     InputError
         Settings or data that no run can have; a loss that is no longer finite (the checkpoints stay).
     """
-    settings.check()
     start_asked_processes()
     accelerator = make_accelerator(settings.device, settings.mixed_precision, settings.logger, folder / LOGS)
     training = build_dataset(settings, "train", training=True)

@@ -19,6 +19,7 @@ from spectralseg.models.backbones import load_backbone
 from spectralseg.models.tokens import TokenExtractor
 from spectralseg.running.devices import keep_freed_memory, pick_device
 from spectralseg.running.stage import FileStage, describe_file, provenance
+from spectralseg.settings import check_range
 
 BOX_FORMAT = "(xmin, ymin, xmax, ymax)"
 CROPS_AT_ONCE = 64
@@ -35,9 +36,8 @@ def extract_bboxes(
     overwrite: bool = False,
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
-    for name, value in (("num_erode", num_erode), ("num_dilate", num_dilate)):
-        if value < 0:
-            raise InputError(f"--{name} {value}: must not be negative")
+    check_range("num_erode", num_erode, least=0)
+    check_range("num_dilate", num_dilate, least=0)
     choices = {"num_erode": num_erode, "num_dilate": num_dilate, "skip_bg_index": skip_bg_index}
     arguments = choices | {"downsample_factor": downsample_factor, "segmentations": provenance(segmentations_dir)}
     stage = FileStage("extract_bboxes", output_file, arguments, overwrite)

@@ -20,9 +20,11 @@ it is started again. Started under ``torchrun``, ``accelerate launch`` or Slurm,
 images. An image that cannot be handled is reported and the others go on; the exit status is then 1.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 
 from spectralseg.running import fire_app
+from spectralseg.settings import settings_from
 
 
 def extract_features(
@@ -76,16 +78,7 @@ def extract_features(
     """
     from spectralseg.commands import features
 
-    settings = features.FeatureSettings(
-        model_name=model_name,
-        which_block=which_block,
-        which_features=which_features,
-        weights=weights,
-        dtype=dtype,
-        storage_dtype=storage_dtype,
-        resize=resize,
-        center_crop=center_crop,
-    )
+    settings = settings_from(features.FeatureSettings, locals())
     features.extract_features(
         images_list, images_root, output_dir, settings, batch_size, device, num_workers, overwrite
     )
@@ -146,19 +139,7 @@ def extract_eigs(
     """
     from spectralseg.commands import eigs
 
-    settings = eigs.EigenSettings(
-        which_matrix=which_matrix,
-        which_color_matrix=which_color_matrix,
-        which_features=which_features,
-        normalize=normalize,
-        threshold_at_zero=threshold_at_zero,
-        lapnorm=lapnorm,
-        K=K,
-        image_downsample_factor=image_downsample_factor,
-        image_color_lambda=image_color_lambda,
-        color_grid=color_grid,
-        solver=solver,
-    )
+    settings = settings_from(eigs.EigenSettings, locals())
     eigs.extract_eigs(images_root, features_dir, output_dir, settings, multiprocessing, device, overwrite)
 
 
@@ -480,7 +461,7 @@ def extract_crf_segmentations(
         downsample_factor,
         mask_format,
         multiprocessing,
-        CrfSettings(w1=w1, alpha=alpha, beta=beta, w2=w2, gamma=gamma, it=it),
+        settings_from(CrfSettings, locals()),
         overwrite,
     )
 
@@ -537,16 +518,8 @@ def run(
     command.run(
         images,
         output,
-        FeatureSettings(model_name=model_name, weights=weights, dtype=dtype),
-        command.RunSettings(
-            K=K,
-            num_segments=num_segments,
-            image_color_lambda=image_color_lambda,
-            color_grid=color_grid,
-            mask_format=mask_format,
-            crf=crf,
-            max_size=max_size,
-        ),
+        settings_from(FeatureSettings, locals()),
+        settings_from(command.RunSettings, locals()),
         batch_size,
         multiprocessing,
         device,
@@ -596,7 +569,7 @@ def extract_mattes(
     """
     from spectralseg.commands import mattes
 
-    settings = mattes.MatteSettings(method, num_erode, num_dilate, downsample_factor)
+    settings = settings_from(mattes.MatteSettings, locals())
     mattes.extract_mattes(images_list, images_root, segmentations_dir, output_dir, settings, multiprocessing, overwrite)
 
 
@@ -641,4 +614,11 @@ COMMANDS: list[Callable[..., None]] = [
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; exits with status 1 on an error."""
-    fire_app.main(COMMANDS, argv)
+    try:
+        fire_app.main(COMMANDS, argv)
+    except SystemExit as stop:
+        if "streamlit" in sys.modules:  # it serves vis_segmentations, where an exit ends nothing and shows nothing
+            from spectralseg.commands.viewer import show_error
+
+            show_error(stop.code if isinstance(stop.code, str) else "see the terminal that Streamlit was started in")
+        raise

@@ -10,49 +10,37 @@ import torch
 from scipy.sparse import coo_array
 from torch import Tensor
 
-from spectralseg.errors import InputError, check_choice
+from spectralseg.errors import InputError
 from spectralseg.files.images import find_image, load_image, patch_grid
 from spectralseg.files.storage import compact, list_ids, load_features, save_record
 from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
 from spectralseg.mathematics.eigen import AFFINITIES, LAPLACIANS, SOLVERS, spectral_eigenvectors
 from spectralseg.running.devices import keep_freed_memory, pick_device
 from spectralseg.running.stage import Stage, provenance
+from spectralseg.settings import Settings, setting
 
 MATRICES_IN_MEMORY = 4  # dense (T, T) matrices that an image needs at once, at most
 GPU_BATCH_CELLS = 64 * 1024**2  # matrix entries of a batch on a GPU: 23 images at T = 1702, 8 at T = 2852
 
 
 @dataclass(frozen=True)
-class EigenSettings:
+class EigenSettings(Settings):
     """Everything that decides what an eigenvector record holds; see ``extract_eigs`` in ``extract.py``."""
 
-    which_matrix: str = "laplacian"
-    which_color_matrix: str = "knn"
+    which_matrix: str = setting("laplacian", choices=LAPLACIANS + AFFINITIES)
+    which_color_matrix: str = setting("knn", choices=COLOUR_AFFINITIES)
     which_features: str = "k"
     normalize: bool = True
     threshold_at_zero: bool = True
     lapnorm: bool = True
-    K: int = 20
-    image_downsample_factor: int | None = None
-    image_color_lambda: float = 0.0
-    color_grid: str = "cropped"
-    solver: str = "auto"
+    K: int = setting(20, least=1)
+    image_downsample_factor: int | None = setting(None, least=1)
+    image_color_lambda: float = setting(0.0, least=0)
+    color_grid: str = setting("cropped", choices=COLOR_GRIDS)
+    solver: str = setting("auto", choices=SOLVERS)
 
-    def check(self) -> None:
-        """Raise :class:`InputError` for a value that no image could be handled with."""
-        for name, known in (
-            ("which_matrix", LAPLACIANS + AFFINITIES),
-            ("which_color_matrix", tuple(COLOUR_AFFINITIES)),
-            ("color_grid", COLOR_GRIDS),
-            ("solver", SOLVERS),
-        ):
-            check_choice(name, getattr(self, name), known)
-        if self.K < 1:
-            raise InputError(f"--K {self.K}: ask for at least one eigenvector")
-        if self.image_downsample_factor is not None and self.image_downsample_factor < 1:
-            raise InputError(f"--image_downsample_factor {self.image_downsample_factor}: must be at least 1 pixel")
-        if self.image_color_lambda < 0:
-            raise InputError(f"--image_color_lambda {self.image_color_lambda}: must not be negative")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.which_matrix in AFFINITIES and (self.image_color_lambda or self.image_downsample_factor):
             raise InputError(f"colour and downsampling are for Laplacians, not for which_matrix={self.which_matrix}")
 
@@ -80,7 +68,6 @@ def extract_eigs(
     overwrite: bool = False,
 ) -> None:
     """The command ``extract_eigs``; see its documentation in ``extract.py``."""
-    settings.check()
     if multiprocessing > 0 and device == "auto":
         device = "cpu"
     where = pick_device(device)

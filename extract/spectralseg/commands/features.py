@@ -22,12 +22,13 @@ from spectralseg.models.backbones import Backbone, load_backbone
 from spectralseg.models.tokens import TokenExtractor, dtype_named
 from spectralseg.running.devices import keep_freed_memory, pick_device
 from spectralseg.running.stage import Stage
+from spectralseg.settings import Settings, check_range, setting
 
 WAITING_BATCHES = 16  # images of so many batches may wait for others of their size
 
 
 @dataclass(frozen=True)
-class FeatureSettings:
+class FeatureSettings(Settings):
     """Everything that decides what a features record holds; see ``extract_features`` in ``extract.py``."""
 
     model_name: str
@@ -36,16 +37,12 @@ class FeatureSettings:
     weights: str | None = None
     dtype: str = "float32"
     storage_dtype: str = "float32"
-    resize: int | None = None
-    center_crop: int | None = None
+    resize: int | None = setting(None, least=1)
+    center_crop: int | None = setting(None, least=1)
 
-    def check(self) -> None:
-        """Raise :class:`InputError` for a value that no image could be handled with."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
         dtype_named(self.storage_dtype)
-        for name in ("resize", "center_crop"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name} {value}: must be at least one pixel")
 
 
 @dataclass(frozen=True)
@@ -98,11 +95,8 @@ def extract_features(
     overwrite: bool = False,
 ) -> None:
     """The command ``extract_features``; see its documentation in ``extract.py``."""
-    if batch_size < 1:
-        raise InputError(f"--batch_size {batch_size}: at least one image must be in a batch")
-    if num_workers is not None and num_workers < 0:
-        raise InputError(f"--num_workers {num_workers}: must not be negative")
-    settings.check()
+    check_range("batch_size", batch_size, least=1)
+    check_range("num_workers", num_workers or 0, least=0)
     files = read_images_list(images_list, images_root)
     where = pick_device(device)
     keep_freed_memory()

@@ -13,6 +13,7 @@ from spectralseg.files.label_maps import MASK_FORMATS, infer_grid, save_labels, 
 from spectralseg.files.storage import load_eigs, load_features, paired_ids, require_partner
 from spectralseg.mathematics.regions import background_first, eigengap_segments, kmeans_segments
 from spectralseg.running.stage import Stage, provenance
+from spectralseg.settings import check_range
 
 
 def extract_single_region_segmentations(
@@ -47,14 +48,8 @@ def extract_multi_region_segmentations(
     overwrite: bool = False,
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
-    for name, value in (
-        ("non_adaptive_num_segments", non_adaptive_num_segments),
-        ("num_eigenvectors", num_eigenvectors),
-    ):
-        if value < 1:
-            raise InputError(f"--{name} {value}: must be at least 1")
-    if non_adaptive_num_segments > 255:
-        raise InputError("--non_adaptive_num_segments: a label map holds at most 255 segments")
+    check_range("non_adaptive_num_segments", non_adaptive_num_segments, least=1, most=255)
+    check_range("num_eigenvectors", num_eigenvectors, least=1)
     choices: dict[str, Any] = {
         "adaptive": adaptive,
         "non_adaptive_num_segments": non_adaptive_num_segments,

@@ -9,22 +9,23 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from spectralseg.errors import InputError, check_choice
+from spectralseg.errors import InputError
 from spectralseg.files.images import load_image, read_images_list
 from spectralseg.files.label_maps import load_labels, upscale_labels
 from spectralseg.files.storage import atomic_write
 from spectralseg.mathematics.matting import METHODS, cut_out, default_band, require_pymatting, trimap
 from spectralseg.running.stage import Stage, provenance
+from spectralseg.settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class MatteSettings:
+class MatteSettings(Settings):
     """What decides how a cut-out looks, under the names of the command's flags; widths None: by the image's size."""
 
-    method: str = "closed_form"
-    num_erode: int | None = None
-    num_dilate: int | None = None
-    downsample_factor: int = 16
+    method: str = setting("closed_form", choices=METHODS)
+    num_erode: int | None = setting(None, least=0)
+    num_dilate: int | None = setting(None, least=0)
+    downsample_factor: int = setting(16, least=1)
 
 
 def extract_mattes(
@@ -38,12 +39,6 @@ def extract_mattes(
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
     settings = settings or MatteSettings()
-    check_choice("method", settings.method, METHODS)
-    for name, value in (("num_erode", settings.num_erode), ("num_dilate", settings.num_dilate)):
-        if value is not None and value < 0:
-            raise InputError(f"--{name} {value}: must not be negative")
-    if settings.downsample_factor < 1:
-        raise InputError("--downsample_factor must be at least 1")
     files = read_images_list(images_list, images_root)
     if not Path(segmentations_dir).is_dir():
         raise InputError(f"no such segmentations_dir: {segmentations_dir}")

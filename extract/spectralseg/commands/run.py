@@ -17,29 +17,30 @@ from spectralseg.commands import eigs, features, masks, semantic
 from spectralseg.commands.vis_eigs import Sources, load_card
 from spectralseg.drawing.page import Card, write_page
 from spectralseg.drawing.pictures import fit_height
-from spectralseg.errors import ImagesFailed, InputError, check_choice
+from spectralseg.errors import ImagesFailed, InputError
 from spectralseg.files.images import EXTENSIONS, list_images, load_image
 from spectralseg.files.label_maps import MASK_FORMATS, label_picture, load_labels, upscale_labels
 from spectralseg.files.storage import atomic_write, make_folder
 from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.crf import require_pydensecrf
 from spectralseg.running.stage import Stage, provenance
+from spectralseg.settings import Settings, setting
 
 THUMBNAIL_HEIGHT = 180
 MAX_CARDS = 1000
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(Settings):
     """What ``run`` decides beside the features; see ``run`` in ``extract.py``."""
 
-    K: int = 5
-    num_segments: int = 4
-    image_color_lambda: float = 0.0
-    color_grid: str = "cropped"
-    mask_format: str = "palette"
+    K: int = setting(5, least=2)  # number 0 is constant
+    num_segments: int = setting(4, least=1, most=255)
+    image_color_lambda: float = setting(0.0, least=0)
+    color_grid: str = setting("cropped", choices=COLOR_GRIDS)
+    mask_format: str = setting("palette", choices=MASK_FORMATS)
     crf: bool = True
-    max_size: int = 640
+    max_size: int = setting(640, least=1)
 
 
 class Folders:
@@ -67,7 +68,6 @@ def run(
     overwrite: bool = False,
 ) -> None:
     """The command ``run``; see its documentation in ``extract.py``."""
-    _check(settings)
     photographs = find_photographs(images, output)
     folders = Folders(make_folder(output))
     crf = settings.crf and _crf_is_there()
@@ -119,17 +119,6 @@ def run(
     print(f"{len(finished)} of {len(photographs)} photographs -> {folders.output / 'index.html'}")
     if failures:
         raise ImagesFailed(f"{len(failures)} of {len(photographs)} photographs failed: see the lines above", failures)
-
-
-def _check(settings: RunSettings) -> None:
-    if settings.K < 2:
-        raise InputError(f"--K {settings.K}: a mask needs at least 2 eigenvectors")
-    if not 1 <= settings.num_segments <= 255:
-        raise InputError(f"--num_segments {settings.num_segments}: must be 1 to 255")
-    check_choice("color_grid", settings.color_grid, COLOR_GRIDS)
-    check_choice("mask_format", settings.mask_format, MASK_FORMATS)
-    if settings.max_size < 1:
-        raise InputError(f"--max_size {settings.max_size}: must be at least one pixel")
 
 
 def _crf_is_there() -> bool:

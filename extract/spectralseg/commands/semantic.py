@@ -12,6 +12,7 @@ from spectralseg.files.storage import field, list_ids, load_list
 from spectralseg.mathematics.clusters import semantic_map
 from spectralseg.mathematics.crf import CrfSettings, dense_crf, require_pydensecrf
 from spectralseg.running.stage import Stage, describe_file, provenance
+from spectralseg.settings import check_range
 
 
 def extract_semantic_segmentations(
@@ -58,13 +59,11 @@ def extract_crf_segmentations(
     """The command of that name; see its documentation in ``extract.py``."""
     require_pydensecrf()
     settings = settings or CrfSettings()
-    if not 2 <= num_classes <= 256:
-        raise InputError(f"--num_classes {num_classes}: there must be 2 to 256")
+    check_range("num_classes", num_classes, least=2, most=256)
+    check_range("downsample_factor", downsample_factor, least=1)
     check_choice("mask_format", mask_format, MASK_FORMATS)
     if mask_format == "binary" and num_classes != 2:
         raise InputError(f"--mask_format binary is for --num_classes 2, not {num_classes}; leave it out")
-    if downsample_factor < 1 or settings.it < 1:
-        raise InputError("--downsample_factor and --it must be at least 1")
     files = read_images_list(images_list, images_root)
     if not Path(segmentations_dir).is_dir():
         raise InputError(f"no such segmentations_dir: {segmentations_dir}")

@@ -18,6 +18,7 @@ from spectralseg.files.label_maps import infer_grid
 from spectralseg.files.storage import atomic_write, list_ids, load_eigs, load_features
 from spectralseg.running.progress import progress_bar
 from spectralseg.running.stage import Stage, provenance
+from spectralseg.settings import check_range
 
 SHEET_HEIGHT, THUMBNAIL_HEIGHT = 240, 180  # pixels
 MAX_CARDS = 1000  # about 20 MB of page
@@ -48,8 +49,7 @@ def vis_eigs(
 ) -> None:
     """The command ``vis_eigs``; see its documentation in ``extract.py``. Prints the path of the page last."""
     for name, number in (("num_eigenvectors", num_eigenvectors), ("limit", limit)):
-        if number is not None and number < 1:
-            raise InputError(f"--{name} must be at least 1, not {number}")
+        check_range(name, 1 if number is None else number, least=1)
     if not Path(images_root).is_dir():
         raise InputError(f"no such images_root: {images_root}")
     for folder in (images_root, eigs_dir, features_dir):

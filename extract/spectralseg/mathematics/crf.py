@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from spectralseg.errors import InputError
+from spectralseg.settings import Settings, setting
 
 CERTAINTY = 0.99  # probability of the given label in the unary term; the others have 0.01
 
 
 @dataclass(frozen=True)
-class CrfSettings:
+class CrfSettings(Settings):
     """Parameters of the pairwise terms, under their published names.
 
     ``w1``, ``alpha``, ``beta``: weight, spatial (pixels) and colour (0..255) deviation of the bilateral term; ``w2``,
@@ -27,7 +28,7 @@ class CrfSettings:
     beta: float = 13
     w2: float = 3
     gamma: float = 3
-    it: int = 5
+    it: int = setting(5, least=1)
 
 
 EAGLE_CRF = CrfSettings(w1=4, alpha=67, beta=3, w2=3, gamma=1, it=10)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from spectralseg.errors import InputError, check_choice
 from spectralseg.mathematics.affinity import add_sparse, feature_affinity, resize_features
 from spectralseg.mathematics.solvers import dense_leading_eigenpairs, leading_eigenpairs
+from spectralseg.settings import check_range
 
 LAPLACIANS = ("laplacian", "matting_laplacian")
 AFFINITIES = ("affinity", "affinity_svd", "affinity_torch")
@@ -196,8 +197,7 @@ def _check(features: Tensor, count: int, K: int, which_matrix: str, solver: str)
 
 
 def _check_colour(batch: int, which_matrix: str, colour: Sequence[coo_array] | None, colour_lambda: float) -> None:
-    if colour_lambda < 0:
-        raise InputError(f"colour_lambda={colour_lambda}: must not be negative")
+    check_range("colour_lambda", colour_lambda, least=0)
     if colour_lambda > 0 and colour is None:
         raise InputError(f"colour_lambda={colour_lambda} weighs a colour affinity, and none is given")
     if colour_lambda > 0 and which_matrix in AFFINITIES:

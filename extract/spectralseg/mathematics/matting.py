@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from spectralseg.errors import InputError, check_choice
 from spectralseg.mathematics.regions import SQUARE
+from spectralseg.settings import check_range
 
 SMALLEST = 3  # pixels: the window of closed-form matting
 BAND_SHARE, LEAST_BAND = 0.015, 3  # of the shorter side; pixels
@@ -81,8 +82,8 @@ def trimap(mask: np.ndarray, num_erode: int, num_dilate: int) -> np.ndarray:
     InputError
         A negative width.
     """
-    if min(num_erode, num_dilate) < 0:
-        raise InputError(f"{num_erode} erosions and {num_dilate} dilations: must not be negative")
+    check_range("num_erode", num_erode, least=0)
+    check_range("num_dilate", num_dilate, least=0)
     mask = np.asarray(mask) != 0
     known = np.full(mask.shape, UNKNOWN)
     known[_eroded(mask, num_erode)] = 1

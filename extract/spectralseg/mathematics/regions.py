@@ -7,6 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from spectralseg.errors import InputError
+from spectralseg.settings import check_range
 
 CROSS = ndimage.generate_binary_structure(2, 1)  # a cell and its four neighbours
 SQUARE = ndimage.generate_binary_structure(2, 2)  # ... and its eight
@@ -39,8 +40,7 @@ def kmeans_segments(points: np.ndarray, num_segments: int, seed: int = 0) -> np.
     """
     if points.ndim != 2 or not points.size:
         raise InputError(f"points are (T, d), not of shape {points.shape}")
-    if num_segments < 1:
-        raise InputError(f"{num_segments} segments: there must be at least one")
+    check_range("num_segments", num_segments, least=1)
     from sklearn.cluster import KMeans  # takes seconds to import, which most commands need not wait for
 
     distinct = len(np.unique(points, axis=0))
@@ -86,8 +86,8 @@ def smooth_mask(mask: np.ndarray, num_erode: int, num_dilate: int) -> np.ndarray
 
     An erosion that would leave nothing is skipped. What lies outside the image erodes nothing.
     """
-    if min(num_erode, num_dilate) < 0:
-        raise InputError(f"{num_erode} erosions and {num_dilate} dilations: must not be negative")
+    check_range("num_erode", num_erode, least=0)
+    check_range("num_dilate", num_dilate, least=0)
     for _ in range(num_erode):
         eroded = ndimage.binary_erosion(mask, CROSS, border_value=1)
         mask = eroded if eroded.any() else mask

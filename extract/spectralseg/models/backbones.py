@@ -19,7 +19,6 @@ from torch.nn import functional
 from spectralseg.errors import InputError
 from spectralseg.models import weights as checkpoints
 from spectralseg.models.lab_hog import LabHog
-from spectralseg.running.devices import keep_freed_memory as keep_freed_memory  # under its former name too
 
 DINO_ADDRESS = "https://dl.fbaipublicfiles.com/dino/"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

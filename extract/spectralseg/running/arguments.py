@@ -1,11 +1,40 @@
-"""Command lines of the scripts without a config: complaints are one line and exit status 1."""
+"""Command lines: what a user can mend is one line on stderr and exit status 1."""
 
 import argparse
+import difflib
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from typing import Any, NoReturn
 
 from spectralseg.errors import InputError, OutputError
+
+INTERRUPTED = 130  # exit status, as shells have it
+
+
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """`` (did you mean ...?)`` with the known word that is like ``word``, if there is one."""
+    spellings = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), spellings, n=1)
+    return f" (did you mean {prefix}{spellings[close[0]]}?)" if close else ""
+
+
+def finish(work: Callable[[], None]) -> None:
+    """Do the work of a command; its errors and Ctrl-C end it with one line."""
+    try:
+        work()
+    except (InputError, OutputError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def to_bool(text: str) -> bool:
+    """``true``, ``1``, ``yes``, ``false``, ``0``, ``no`` in upper or lower case; a KeyError for anything else."""
+    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.strip().lower()]
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,13 +48,31 @@ class Parser(argparse.ArgumentParser):
         """End with the message."""
         sys.exit(f"error: {message}")
 
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """As ``parse_args``, but an unknown flag is answered with the one that was probably meant."""
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            self.error(f"no flag {unknown[0]}{did_you_mean(unknown[0].partition('=')[0], known)}")
+        return namespace
 
-def finish(work: Callable[[], None]) -> None:
-    """Do the work of a script; its errors end it with one line."""
+
+def add_settings(group: argparse._ActionsContainer, kind: type, texts: dict[str, str]) -> None:
+    """A flag for each of some fields of a dataclass of settings, with their help; type and default are the field's."""
+    declared, hints = {one.name: one for one in fields(kind)}, typing.get_type_hints(kind)
+    for name, text in texts.items():
+        default, hint = declared[name].default, hints[name]
+        options: dict[str, Any] = {"default": default, "help": text}
+        if hint is bool:
+            options |= {"action": "store_true"} if default is False else {"nargs": "?", "const": True, "type": _truth}
+        else:
+            kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            options |= {"type": kinds[0], "choices": declared[name].metadata.get("choices")}
+        group.add_argument(f"--{name}", **options)
+
+
+def _truth(text: str) -> bool:
     try:
-        work()
-    except (InputError, OutputError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        return to_bool(text)
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"takes True or False, not '{text}'") from None

@@ -6,7 +6,6 @@ one line on stderr and exit status 1.
 """
 
 import contextlib
-import difflib
 import functools
 import inspect
 import io
@@ -21,7 +20,8 @@ from typing import Any
 
 import fire
 
-from spectralseg.errors import InputError, OutputError
+from spectralseg.errors import InputError
+from spectralseg.running.arguments import did_you_mean, finish, to_bool
 from spectralseg.running.workers import start_server
 
 Command = Callable[..., None]
@@ -29,37 +29,23 @@ Command = Callable[..., None]
 
 def main(commands: Sequence[Command], argv: Sequence[str] | None = None) -> None:
     """Run one of ``commands`` with the arguments of the command line; exits with status 1 on an error."""
-    try:
-        _main(commands, argv)
-    except SystemExit as stop:
-        if "streamlit" in sys.modules:  # it serves vis_segmentations, where an exit ends nothing and shows nothing
-            from spectralseg.commands.viewer import show_error
-
-            show_error(stop.code if isinstance(stop.code, str) else "see the terminal that Streamlit was started in")
-        raise
-
-
-def _main(commands: Sequence[Command], argv: Sequence[str] | None) -> None:
-    argv = list(sys.argv[1:] if argv is None else argv)
     table = {command.__name__: command for command in commands}
-    try:
-        if not argv or {"--help", "-h"} & set(argv):
-            shown = [name for name in argv[:1] if name in table]  # and no flags: Fire would run a complete command
-            with contextlib.redirect_stderr(sys.stdout):  # so that it can be paged
-                fire.Fire(table, command=[*shown, "--help"], name=_name())
-            return
-        if argv[0] not in table:
-            raise InputError(f"no command '{argv[0]}'{_guess(argv[0], table)}; commands: {', '.join(table)}")
-        argv[1:] = _checked_flags(table[argv[0]], argv[1:])
-        for call in _parse(table, argv):
-            if call.keywords.get("multiprocessing"):
-                start_server()
-            call()
-    except (InputError, OutputError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
+    finish(lambda: _main(table, list(sys.argv[1:] if argv is None else argv)))
+
+
+def _main(table: dict[str, Command], argv: list[str]) -> None:
+    if not argv or {"--help", "-h"} & set(argv):
+        shown = [name for name in argv[:1] if name in table]  # and no flags: Fire would run a complete command
+        with contextlib.redirect_stderr(sys.stdout):  # so that it can be paged
+            fire.Fire(table, command=[*shown, "--help"], name=_name())
+        return
+    if argv[0] not in table:
+        raise InputError(f"no command '{argv[0]}'{did_you_mean(argv[0], table)}; commands: {', '.join(table)}")
+    argv[1:] = _checked_flags(table[argv[0]], argv[1:])
+    for call in _parse(table, argv):
+        if call.keywords.get("multiprocessing"):
+            start_server()
+        call()
 
 
 def _name() -> str:
@@ -101,7 +87,7 @@ def _checked_flags(command: Command, arguments: Sequence[str]) -> list[str]:
             flag, arguments[index] = negated, f"--no{negated}"
         if flag not in parameters:
             raise InputError(
-                f"{command.__name__} has no flag {argument.partition('=')[0]}{_guess(flag, parameters, '--')}"
+                f"{command.__name__} has no flag {argument.partition('=')[0]}{did_you_mean(flag, parameters, '--')}"
             )
         if alone and not _is_switch(parameters[flag]):
             raise InputError(f"--{flag} needs a value")
@@ -130,12 +116,6 @@ def _count_positional(arguments: Sequence[str]) -> int:
         count += not _is_flag(argument) and not after_flag
         after_flag = _is_flag(argument) and "=" not in argument
     return count
-
-
-def _guess(name: str, known: typing.Iterable[str], prefix: str = "") -> str:
-    spellings = {word.lower(): word for word in known}
-    close = difflib.get_close_matches(name.lower(), spellings, n=1)
-    return f" (did you mean {prefix}{spellings[close[0]]}?)" if close else ""
 
 
 def _deferred(command: Command, calls: list[functools.partial[None]]) -> Command:
@@ -167,10 +147,6 @@ def _convert(name: str, text: Any, hint: Any) -> Any:
     raise InputError(f"--{name} takes {wanted}, not '{text}'")
 
 
-def _to_bool(text: str) -> bool:
-    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.strip().lower()]
-
-
 def _to_float(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
@@ -191,7 +167,7 @@ _CONVERTERS: dict[Any, Callable[[str], Any]] = {
     str: str,
     int: int,
     float: _to_float,
-    bool: _to_bool,
+    bool: to_bool,
     type(None): _to_none,
     tuple[int, ...]: _to_list(int),
     tuple[str, ...]: _to_list(str),

@@ -15,7 +15,6 @@ there is no repository, it is one below the current folder.
 """
 
 import contextlib
-import difflib
 import functools
 import os
 import re
@@ -34,6 +33,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from spectralseg.errors import InputError, OutputError
 from spectralseg.files.places import configs_folder, project_folder
+from spectralseg.running.arguments import INTERRUPTED, did_you_mean
 
 Settings = TypeVar("Settings")
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own variable: whoever sets it to 1 wants tracebacks
@@ -95,7 +95,7 @@ def run(task: Callable[[DictConfig], None], config_name: str, argv: Sequence[str
                 main()
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
-            sys.exit(130)
+            sys.exit(INTERRUPTED)
         except Exception as error:
             if started or full_error == "1":
                 raise  # a fault of ours
@@ -239,7 +239,4 @@ def _one_line(error: BaseException) -> str:
 def _guess(error: OmegaConfBaseException) -> str:
     """The setting that was meant, from those beside it."""
     siblings = error.parent_node
-    if not isinstance(siblings, DictConfig):
-        return ""
-    close = difflib.get_close_matches(str(error.key), [str(key) for key in siblings], n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return did_you_mean(str(error.key), map(str, siblings)) if isinstance(siblings, DictConfig) else ""
