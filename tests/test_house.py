@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
-LIBRARY = ("errors", "settings", "mathematics", "files", "models", "drawing", "running", "training", "api", "commands")
+LIBRARY = ("errors", "settings", "progress", "mathematics", "files", "models")
+LIBRARY += ("drawing", "running", "training", "api", "commands")
 EAGLE = ("data", "model", "losses", "checkpoints", "evaluation", "training")
 FOLDERS = {
     "extract": ("spectralseg", LIBRARY),

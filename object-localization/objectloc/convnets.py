@@ -1,9 +1,7 @@
 """Feature maps of convolutional networks, for LOST: DINO's ResNet-50, and torchvision's ResNet-50 and VGG-16."""
 
-import os
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +10,15 @@ from torchvision import models
 from torchvision.models.vgg import cfgs, make_layers
 
 from spectralseg.errors import InputError, check_choice
-from spectralseg.models import weights as checkpoints
-from spectralseg.models.backbones import DINO_ADDRESS, IMAGENET_MEAN, IMAGENET_STD, RANDOM_SEED
+from spectralseg.models.backbones import IMAGENET_MEAN, IMAGENET_STD, RANDOM_SEED
+from spectralseg.models.resnets import DINO_RESNET50, load_convolutions, load_resnet50
 
 ADDRESSES = {
-    "resnet50": f"{DINO_ADDRESS}dino_resnet50_pretrain/dino_resnet50_pretrain.pth",
+    "resnet50": DINO_RESNET50,
     "resnet50_imagenet": models.ResNet50_Weights.IMAGENET1K_V1.url,
     "vgg16_imagenet": models.VGG16_Weights.IMAGENET1K_V1.url,
 }
-CLASSIFIERS = ("fc.", "classifier.")
-# torchvision's ResNet takes for each of its last three stages whether dilation shall replace its stride.
-DILATED = {1: (False, False, False), 2: (False, False, True), 4: (False, True, True)}
+LARGEST_STRIDE = 32  # pixels per cell of a ResNet without dilation
 
 
 @dataclass(frozen=True)
@@ -76,51 +72,18 @@ def load_convnet(name: str, weights: str | None = None, dilate: int = 2, device:
         No such network or dilation; weights that are absent, unreachable or do not fit.
     """
     check_choice("network", name, ADDRESSES)
-    if dilate not in DILATED:
+    if dilate not in (1, 2, 4):
         raise InputError(f"dilate={dilate}: 1, 2 or 4")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
-        model = _vgg16() if name == "vgg16_imagenet" else _resnet50(dilate)
-    if weights == "random":
-        origin = f"random (seed {RANDOM_SEED})"
+    if name == "vgg16_imagenet":
+        model = _vgg16()
+        origin = load_convolutions(model, weights, ADDRESSES[name])
     else:
-        path = _checkpoint(name, weights)
-        _load(model, path)
-        origin = checkpoints.fingerprint(path)
+        model, origin = load_resnet50(weights, LARGEST_STRIDE // dilate, ADDRESSES[name])
     return Convnet(name, model.to(device).eval().requires_grad_(False), origin)
 
 
 def _vgg16() -> nn.Module:
     """VGG-16's convolutions without the last pooling; named ``features.*`` as in torchvision's checkpoint."""
-    return nn.Sequential(OrderedDict(features=make_layers(cfgs["D"])[:-1]))
-
-
-def _resnet50(dilate: int) -> nn.Module:
-    """ResNet-50 up to its last stage; torchvision's names."""
-    whole = models.resnet50(replace_stride_with_dilation=list(DILATED[dilate]))
-    stages = [(name, layer) for name, layer in whole.named_children() if name not in ("avgpool", "fc")]
-    return nn.Sequential(OrderedDict(stages))
-
-
-def _checkpoint(name: str, weights: str | None) -> Path:
-    """A local file: ``weights``, or the published one, which torchvision may have fetched already."""
-    if weights is not None and "://" not in weights:
-        return Path(weights)
-    address = weights or ADDRESSES[name]
-    fetched = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(address)
-    if weights is None and fetched.is_file():
-        return fetched
-    try:
-        return checkpoints.download(address)
-    except ConnectionError as error:
-        raise InputError(
-            f"the weights of {name} cannot be had ({error}); download them elsewhere and pass --weights PATH"
-        ) from error
-
-
-def _load(model: nn.Module, path: Path) -> None:
-    tensors = checkpoints.read_checkpoint(path)
-    tensors = {name: value for name, value in tensors.items() if not name.startswith(CLASSIFIERS)}
-    # Checkpoints from before torch 0.4.1 lack this counter, which evaluation does not use.
-    counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
-    checkpoints.load_into(model, counters | tensors, path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        return nn.Sequential(OrderedDict(features=make_layers(cfgs["D"])[:-1]))

@@ -2,11 +2,10 @@
 
 import functools
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from objectloc import detectors
 from objectloc.detectors import Box, Detection
@@ -17,6 +16,7 @@ from spectralseg.errors import InputError
 from spectralseg.files.images import load_image
 from spectralseg.files.storage import atomic_write
 from spectralseg.mathematics.eigen import spectral_eigenvectors
+from spectralseg.running.devices import require_memory
 from spectralseg.running.stage import provenance
 
 BOXES, PICTURES, SUFFIX = "boxes", "pictures", ".box.json"  # folders below the results; per-image files
@@ -112,7 +112,8 @@ def find_box(images: DataSet, options: DetectorOptions, image_id: str) -> Found:
 def detect(patches: Patches, options: DetectorOptions) -> Detection:
     """Run the detector of ``options.mode`` on what was read."""
     if not options.precomputed_eigs_dir:
-        _check_memory(patches.grid, BYTES_PER_PAIR[options.mode])
+        remedy = "shrink the image, or take a larger patch size"
+        require_memory(math.prod(patches.grid), BYTES_PER_PAIR[options.mode], remedy)
     if options.mode == "lost":
         return detectors.lost(patches.values, patches.grid, options.k_patches)
     if options.mode == "tokencut":
@@ -125,16 +126,6 @@ def detect(patches: Patches, options: DetectorOptions) -> Detection:
         _, vectors = spectral_eigenvectors(vector, min(EIGENVECTORS, len(vector)), which_matrix=kind)
         vector = pick_eigenvector(vectors, kind, "the image")
     return detectors.eigenseg(vector.cpu().numpy(), patches.grid)
-
-
-def _check_memory(grid: tuple[int, int], bytes_per_pair: int) -> None:
-    cells = grid[0] * grid[1]
-    needed, available = bytes_per_pair * cells**2, psutil.virtual_memory().available
-    if needed > available:
-        raise InputError(
-            f"{cells} patches need about {needed / 1e9:.0f} GB for their affinities, {available / 1e9:.0f} GB are "
-            "free; shrink the image, or take a larger patch size"
-        )
 
 
 def made_from(options: DetectorOptions) -> dict[str, Any]:

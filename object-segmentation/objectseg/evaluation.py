@@ -32,8 +32,8 @@ from spectralseg.drawing.pictures import contact_sheet, overlay
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import ENLARGE
 from spectralseg.files.storage import atomic_write, make_folder, remove
+from spectralseg.progress import progress_bar
 from spectralseg.running.hydra_app import run, run_folder, to_settings
-from spectralseg.running.progress import progress_bar
 from spectralseg.running.stage import describe
 from spectralseg.settings import Settings, setting
 

@@ -44,8 +44,8 @@ from spectralseg.errors import InputError
 from spectralseg.files.images import find_images
 from spectralseg.files.storage import atomic_write, make_folder
 from spectralseg.mathematics.matching import Match, apply_match, confusion_matrix, match_clusters
+from spectralseg.progress import progress_bar
 from spectralseg.running.hydra_app import run, run_folder, to_settings
-from spectralseg.running.progress import progress_bar
 from spectralseg.running.stage import describe, rank_and_world_size
 
 

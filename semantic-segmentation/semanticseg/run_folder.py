@@ -25,6 +25,7 @@ from spectralseg.files.storage import (
     remove_leftovers,
     save_record,
 )
+from spectralseg.models.weights import load_into
 from spectralseg.running.stage import provenance
 
 LATEST, BEST, RESULTS = "checkpoint-latest.pth", "checkpoint-best.pth", "results.json"
@@ -133,10 +134,7 @@ def load_model(path: Path) -> tuple[DeepLab, dict[str, Any]]:
         raise InputError(f"{path} does not say which model it holds")
     model.weights = "random"  # replaced by those of the checkpoint
     network, _ = build_model(model, about["data"]["num_classes"] + 1, 0, mean, std)
-    try:
-        network.load_state_dict(content.get("ema") or field(content, "model", path))
-    except RuntimeError as error:
-        raise InputError(f"{path} does not fit its own settings: {str(error).splitlines()[0]}") from None
+    load_into(network, content.get("ema") or field(content, "model", path), path)
     return network, content
 
 

@@ -43,9 +43,9 @@ from semanticseg.settings import TrainSettings
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_images
 from spectralseg.mathematics.matching import Match, apply_match, match_clusters
+from spectralseg.progress import progress_bar
 from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.launching import make_accelerator, start_asked_processes
-from spectralseg.running.progress import progress_bar
 
 
 def main(argv: Sequence[str] | None = None) -> None:

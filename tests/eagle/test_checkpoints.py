@@ -18,7 +18,6 @@ from torch import nn
 from eagleseg.checkpoints.files import (
     is_published,
     load_checkpoint,
-    load_into_model,
     published_checkpoint,
     read_published,
     save_checkpoint,
@@ -30,6 +29,7 @@ from eagleseg.model.heads import EagleModel
 from running import run_command
 from shared_data import PROJECT
 from spectralseg.errors import InputError
+from spectralseg.models.weights import load_into
 
 SIZES = {"n_classes": 3, "extra_clusters": 2, "dim": 6, "eigen_cluster": 4, "eigen_cluster_out": 5}
 CHANNELS = 9
@@ -106,7 +106,7 @@ def test_what_is_saved_comes_back(tmp_path, model):
         (1, "x"),
     ]
     other = EagleModel(CHANNELS, **SIZES)
-    load_into_model(other, loaded["model"], "last.pth")
+    load_into(other, loaded["model"], "last.pth")
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
     again = torch.optim.Adam(other.parameters())
     again.load_state_dict(loaded["optimizer"])
@@ -153,13 +153,13 @@ def test_differences_are_named(model):
     wrong = {name: value for name, value in tensors.items() if name != "eigen_probe.clusters"}
     wrong |= {"head.A.weight": torch.zeros(6, 4, 1, 1), "decoder.weight": torch.zeros(1)}
     with pytest.raises(InputError) as error:
-        load_into_model(model, wrong, "x.pth")
+        load_into(model, wrong, "x.pth")
     assert str(error.value) == (
-        "x.pth does not fit this model: missing: eigen_probe.clusters; wrong shape: head.A.weight (6, 4, 1, 1)"
-        " instead of (6, 9, 1, 1); unknown: decoder.weight"
+        "x.pth does not fit this model: missing eigen_probe.clusters; wrong shape head.A.weight (6, 4, 1, 1)"
+        " instead of (6, 9, 1, 1); unknown decoder.weight"
     )
     with pytest.raises(InputError, match="holds NaN or infinite values in head.A.bias$"):
-        load_into_model(model, {**tensors, "head.A.bias": torch.full((6,), torch.nan)}, "x.pth")
+        load_into(model, {**tensors, "head.A.bias": torch.full((6,), torch.nan)}, "x.pth")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in tensors.items())
 
 
@@ -178,7 +178,7 @@ def test_published_files_are_read(tmp_path):
 
 def test_the_published_names_are_ours(tmp_path, model):
     tensors, backbone, ignored = to_model_names(published_tensors())
-    load_into_model(model, tensors, "")
+    load_into(model, tensors, "")
     given = published_tensors()
     assert torch.equal(model.head.A.weight, given["net.cluster1.0.weight"])
     assert torch.equal(model.head.B.weight, given["net.cluster2.0.weight"])
@@ -310,7 +310,7 @@ def test_convert(tmp_path, capsys, model):
     convert([str(source), str(target)])
     assert capsys.readouterr().out == (f"{source} -> {target}: 13 tensors of the model, 2 of dino_vits8_300ep\n")
     content = load_checkpoint(target)
-    load_into_model(model, content["model"], target)
+    load_into(model, content["model"], target)
     assert content["hyperparameters"]["crop_ratio"] == 0.5
     with pytest.raises(SystemExit) as stop:
         convert([str(source), str(target)])
@@ -328,7 +328,7 @@ def test_convert_names_what_differs(tmp_path):
         (old, "is of another layout: it lacks eigen_probe.clusters"),
         (
             {**tensors, "net.cluster2.0.weight": torch.zeros(4, 9, 1, 1)},
-            "does not fit this model: wrong shape: head.B.weight (4, 9, 1, 1) instead of (9, 9, 1, 1)",
+            "does not fit this model: wrong shape head.B.weight (4, 9, 1, 1) instead of (9, 9, 1, 1)",
         ),
     ):
         write_published(source, given)

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from eagleseg.commands import download_datasets, download_models
-from eagleseg.data import downloads as eagle_downloads
-from eagleseg.data.downloads import fetch, unpack
+from eagleseg.data.archives import unpack
 from file_server import closed_port
 from spectralseg.errors import InputError, OutputError
+from spectralseg.files import downloads
+from spectralseg.files.downloads import fetch
 from spectralseg.models import backbones, weights
 from spectralseg.models.backbones import Source
 
@@ -99,7 +100,7 @@ def test_addresses_that_lead_nowhere(tmp_path):
 
 
 def test_no_room(serve, tmp_path, monkeypatch):
-    monkeypatch.setattr(eagle_downloads.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(OutputError, match="has 1.0 kB of free space, 5.0 kB are needed"):
         fetch(serve(b"x" * 5000).address, tmp_path / "a.zip")
     assert not (tmp_path / "a.zip").exists()
@@ -238,13 +239,15 @@ def test_one_data_set_that_cannot_be_had_does_not_stop_the_others(serve, tmp_pat
 
 def test_models(tmp_path, monkeypatch, capsys, stopped):
     def absent(url: str) -> Path:
-        raise ConnectionError(f"{url}: no network")
+        raise InputError(f"cannot download {url}: no network")
 
     monkeypatch.setattr(weights, "download", absent)
     monkeypatch.setattr(download_models, "MODELS", ("tiny",))
     monkeypatch.setitem(backbones.SOURCES, "tiny", Source("test_vit", "folder/tiny.pth", on_hub=False))
     line = stopped(download_models.main)
-    assert line.startswith(f"the weights of tiny cannot be had ({backbones.DINO_ADDRESS}folder/tiny.pth: no network")
+    assert line.startswith(
+        f"the weights of tiny cannot be had (cannot download {backbones.DINO_ADDRESS}folder/tiny.pth: "
+    )
     path = tmp_path / "vit.pth"
     torch.save(backbones.load_backbone("test_vit", "random").model.state_dict(), path)
     monkeypatch.setattr(weights, "download", lambda url: path)

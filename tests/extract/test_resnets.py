@@ -61,8 +61,8 @@ def test_weights_that_cannot_be_had(tmp_path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(InputError, match="no such weights file"):
         load_resnet50(str(tmp_path / "none.pth"))
     torch.save(models.resnet18().state_dict(), tmp_path / "resnet18.pth")
-    with pytest.raises(InputError, match="does not fit this backbone"):
+    with pytest.raises(InputError, match="does not fit this model"):
         load_resnet50(str(tmp_path / "resnet18.pth"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(InputError, match="cannot be had .*pass their path"):
+    with pytest.raises(InputError, match="cannot download .*give its path"):
         load_resnet50((tmp_path / "absent.pth").as_uri())

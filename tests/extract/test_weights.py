@@ -135,7 +135,7 @@ def test_missing_tensors_are_named(published, tmp_path):
 def test_unknown_tensors_are_named(published, tmp_path):
     more = published | {"blocks.6.norm1.weight": torch.ones(64), "dist_token": torch.ones(1, 1, 64)}
     message = refused(save(more, tmp_path))
-    assert message.endswith("does not fit this backbone: unknown blocks.6.norm1.weight, dist_token")
+    assert message.endswith("does not fit this model: unknown blocks.6.norm1.weight, dist_token")
 
 
 def test_wrong_shapes_are_named(published, tmp_path):
@@ -157,7 +157,7 @@ def test_another_model(published, tmp_path):
     """A whole other backbone: not a traceback, whatever timm's converters make of it."""
     path = save(published, tmp_path)
     for model in ("dino_vits16", "dinov2_vits14_reg", "dinov3_vits16"):
-        assert "does not fit this backbone" in refused(path, model)
+        assert "does not fit this model" in refused(path, model)
 
 
 @pytest.mark.parametrize(

@@ -65,14 +65,14 @@ def test_vgg_checkpoint(tmp_path):
     torch.save(load_convnet("vgg16_imagenet", "random").model.state_dict(), tmp_path / "vgg.pth")
     assert torch.load(tmp_path / "vgg.pth", weights_only=True)["features.28.bias"].shape == (512,)
     load_convnet("vgg16_imagenet", str(tmp_path / "vgg.pth"))
-    with pytest.raises(InputError, match="vgg.pth does not fit this backbone"):
+    with pytest.raises(InputError, match="vgg.pth does not fit this model"):
         load_convnet("resnet50", str(tmp_path / "vgg.pth"))
 
 
 def test_weights_that_cannot_be_had(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setitem(ADDRESSES, "resnet50", (tmp_path / "absent.pth").as_uri())
-    with pytest.raises(InputError, match=r"the weights of resnet50 cannot be had \(file:.*absent.pth.*--weights PATH"):
+    with pytest.raises(InputError, match=r"cannot download file:.*absent.pth.*give its path as the weights"):
         load_convnet("resnet50")
 
 

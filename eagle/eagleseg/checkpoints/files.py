@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from eagleseg.checkpoints.inert_pickle import plain, read_inert
 from spectralseg.errors import InputError
@@ -92,32 +92,6 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint of EAGLE")
     return content
-
-
-def load_into_model(model: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copy tensors into a model.
-
-    Raises
-    ------
-    InputError
-        Names what is missing, unknown or of another shape, or holds NaN or infinite values.
-    """
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    missing = [name for name in expected if name not in tensors]
-    unknown = [name for name in tensors if name not in expected]
-    wrong = [
-        f"{name} {tuple(tensors[name].shape)} instead of {shape}"
-        for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    ]
-    kinds = (("missing", missing), ("wrong shape", wrong), ("unknown", unknown))
-    problems = [f"{kind}: {', '.join(names)}" for kind, names in kinds if names]
-    if problems:
-        raise InputError(f"{source} does not fit this model: {'; '.join(problems)}")
-    broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise InputError(f"{source} holds NaN or infinite values in {', '.join(broken)}")
-    model.load_state_dict(dict(tensors))
 
 
 def is_published(path: str | Path) -> bool:

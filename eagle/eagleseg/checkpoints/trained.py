@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from eagleseg.checkpoints.files import is_published, load_checkpoint, load_into_model, published_checkpoint
+from eagleseg.checkpoints.files import is_published, load_checkpoint, published_checkpoint
 from eagleseg.model.features import Featurizer
 from eagleseg.model.heads import EagleModel
 from spectralseg.errors import InputError
 from spectralseg.files.storage import field as field_of
-from spectralseg.models.backbones import load_backbone
+from spectralseg.models.backbones import HEADS, load_backbone
 from spectralseg.models.weights import load_into
 
 NEEDED = ("head.A.weight", "linear_probe.weight", "cluster_probe.clusters", "eigen_probe.clusters")
@@ -66,7 +66,7 @@ def load_trained(path: str | Path, device: torch.device, weights: str | None = N
     own = content.get("backbone")
     backbone = load_backbone(settings["backbone"], "random" if own else weights or settings.get("weights"), device)
     if own:
-        load_into(backbone.model, {name: value.to(device) for name, value in own.items()}, path)
+        load_into(backbone.model, {name: value.to(device) for name, value in own.items()}, path, HEADS)
     features_of = Featurizer(backbone, dtype=dtype)
     if features_of.dim != model.head.in_channels:
         raise InputError(
@@ -98,5 +98,5 @@ def model_of(content: dict[str, Any], path: str | Path) -> EagleModel:
         learned_prototypes="prototypes" in tensors,
         **{name: int(settings[name]) for name in SIZES},
     )
-    load_into_model(model, tensors, path)
+    load_into(model, tensors, path)
     return model

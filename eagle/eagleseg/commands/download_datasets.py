@@ -15,8 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eagleseg.data.downloads import fetch, unpack
+from eagleseg.data.archives import unpack
 from spectralseg.errors import InputError
+from spectralseg.files.downloads import fetch
 from spectralseg.files.places import project_folder
 from spectralseg.files.storage import remove
 from spectralseg.running.arguments import Parser, finish

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eagleseg.checkpoints.files import is_published
-from eagleseg.data.downloads import fetch
 from spectralseg.errors import InputError
+from spectralseg.files.downloads import fetch
 from spectralseg.files.places import project_folder
 from spectralseg.files.storage import remove
 from spectralseg.models.backbones import SOURCES, load_backbone

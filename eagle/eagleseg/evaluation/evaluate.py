@@ -27,7 +27,7 @@ from spectralseg.errors import InputError
 from spectralseg.files.label_maps import save_labels
 from spectralseg.files.storage import atomic_write, make_folder
 from spectralseg.mathematics.crf import EAGLE_CRF, refine_probabilities
-from spectralseg.running.progress import progress_bar
+from spectralseg.progress import progress_bar
 from spectralseg.running.workers import stream
 from spectralseg.settings import Settings, setting
 

@@ -29,8 +29,8 @@ from eagleseg.training.validation import Sample, validate
 from spectralseg.drawing.charts import confusion_picture
 from spectralseg.errors import InputError
 from spectralseg.models.backbones import Backbone, load_backbone
+from spectralseg.progress import progress_bar
 from spectralseg.running.launching import make_accelerator, start_asked_processes
-from spectralseg.running.progress import progress_bar
 
 CHECKPOINT_FORMAT = "eagle 1"
 TAGS = {  # as published, where it logs the same

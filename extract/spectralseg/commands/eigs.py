@@ -1,11 +1,11 @@
 """From features to eigenvectors: one record in, one record out, in processes on CPUs or in batches on a GPU."""
 
 import functools
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from scipy.sparse import coo_array
 from torch import Tensor
@@ -15,11 +15,11 @@ from spectralseg.files.images import find_image, load_image, patch_grid
 from spectralseg.files.storage import compact, list_ids, load_features, save_record
 from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
 from spectralseg.mathematics.eigen import AFFINITIES, LAPLACIANS, SOLVERS, spectral_eigenvectors
-from spectralseg.running.devices import keep_freed_memory, pick_device
+from spectralseg.running.devices import keep_freed_memory, pick_device, require_memory
 from spectralseg.running.stage import Stage, provenance
 from spectralseg.settings import Settings, setting
 
-MATRICES_IN_MEMORY = 4  # dense (T, T) matrices that an image needs at once, at most
+BYTES_PER_PAIR = 16  # of patches: four dense (T, T) matrices in float32 at once, at most
 GPU_BATCH_CELLS = 64 * 1024**2  # matrix entries of a batch on a GPU: 23 images at T = 1702, 8 at T = 2852
 
 
@@ -120,7 +120,8 @@ def load_problem(images_root: Path, features_dir: Path, settings: EigenSettings,
     new_grid = (covered[0] // step, covered[1] // step)
     if 0 in new_grid:
         raise InputError(f"image_downsample_factor={step} leaves nothing of {covered[1]}x{covered[0]} pixels")
-    _check_memory(new_grid)
+    remedy = "extract the features with --resize, or with a larger patch size"
+    require_memory(math.prod(new_grid), BYTES_PER_PAIR, remedy)
     colour = None
     if settings.image_color_lambda > 0:
         image = load_image(
@@ -135,16 +136,6 @@ def load_problem(images_root: Path, features_dir: Path, settings: EigenSettings,
     about = {"id": image_id, "shape": record["shape"], "grid": new_grid, "step": step}
     about |= {name: record[name] for name in ("file", "resize", "center_crop") if name in record}
     return Problem(image_id, features[0], grid, new_grid, step, colour, about)
-
-
-def _check_memory(grid: tuple[int, int]) -> None:
-    cells = grid[0] * grid[1]
-    needed, available = 4 * cells**2 * MATRICES_IN_MEMORY, psutil.virtual_memory().available
-    if needed > available:
-        raise InputError(
-            f"{cells} patches need about {needed / 1e9:.0f} GB for their affinities, {available / 1e9:.0f} GB are "
-            "free; extract the features with --resize, or with a larger patch size"
-        )
 
 
 def solve(problems: list[Problem], settings: EigenSettings, device: torch.device) -> tuple[Tensor, Tensor]:

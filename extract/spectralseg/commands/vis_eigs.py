@@ -16,7 +16,7 @@ from spectralseg.errors import InputError
 from spectralseg.files.images import find_image, load_image, read_images_list
 from spectralseg.files.label_maps import infer_grid
 from spectralseg.files.storage import atomic_write, list_ids, load_eigs, load_features
-from spectralseg.running.progress import progress_bar
+from spectralseg.progress import progress_bar
 from spectralseg.running.stage import Stage, provenance
 from spectralseg.settings import check_range
 

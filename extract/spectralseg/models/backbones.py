@@ -7,6 +7,7 @@ import contextlib
 import io
 import math
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from spectralseg.models.lab_hog import LabHog
 DINO_ADDRESS = "https://dl.fbaipublicfiles.com/dino/"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RANDOM_SEED = 0
+RANDOM_ORIGIN = f"random (seed {RANDOM_SEED})"
+HEADS = ("head.", "mask_token")  # of a checkpoint: classifier, projection, what pretraining alone needs
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,10 @@ def load_backbone(name: str, weights: str | None = None, device: str | torch.dev
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
             model = _build(source.timm_name)
-        origin = f"random (seed {RANDOM_SEED})"
+        origin = RANDOM_ORIGIN
     elif weights is not None:
         model = _build(source.timm_name)
-        origin = _load_file(model, _local(weights))
+        origin = _load_file(model, checkpoints.local_file(weights))
     else:
         model, origin = _load_published(name, source)
     if name.startswith("dino_"):
@@ -158,22 +161,13 @@ def _build(timm_name: str, pretrained: bool = False) -> nn.Module:
     return model
 
 
-def _local(weights: str) -> Path:
-    if "://" not in weights:
-        return Path(weights)
-    try:
-        return checkpoints.download(weights)
-    except ConnectionError as error:
-        raise InputError(f"cannot download the weights: {error}") from error
-
-
 def _load_file(model: nn.Module, path: Path) -> str:
     tensors = checkpoints.read_checkpoint(path)
     expected = model.state_dict()
     if not expected.keys() <= tensors.keys():  # another layout of the same model: timm knows those of its families
         with _naming(path):
             tensors = _timm_layout(model, tensors)
-    checkpoints.load_into(model, tensors, path)
+    checkpoints.load_into(model, tensors, path, leave_out=HEADS)
     return checkpoints.fingerprint(path)
 
 
@@ -185,18 +179,13 @@ def _timm_layout(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tens
         return family.checkpoint_filter_fn(tensors, model)
 
 
-class _naming:
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
     """Turn whatever timm's converters raise on a foreign checkpoint into one line that names the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception):
-            raise InputError(f"{self.path} does not fit this backbone ({type(error).__name__}: {error})") from error
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{path} does not fit this model ({type(error).__name__}: {error})") from error
 
 
 def _load_published(name: str, source: Source) -> tuple[nn.Module, str]:
@@ -205,7 +194,7 @@ def _load_published(name: str, source: Source) -> tuple[nn.Module, str]:
         address = DINO_ADDRESS + source.published
         try:
             path = checkpoints.download(address)
-        except ConnectionError as error:
+        except InputError as error:
             reasons.append(str(error))
         else:
             model = _build(source.timm_name)

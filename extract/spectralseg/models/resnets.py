@@ -1,7 +1,6 @@
-"""ResNet-50 with DINO's weights, as a stack of stages."""
+"""ResNet-50 as a stack of stages, with DINO's weights; loading of convolutional networks in torchvision's layout."""
 
 from collections import OrderedDict
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -9,22 +8,26 @@ from torchvision import models
 
 from spectralseg.errors import InputError
 from spectralseg.models import weights as checkpoints
-from spectralseg.models.backbones import DINO_ADDRESS, RANDOM_SEED
+from spectralseg.models.backbones import DINO_ADDRESS, RANDOM_ORIGIN, RANDOM_SEED
 
 DINO_RESNET50 = f"{DINO_ADDRESS}dino_resnet50_pretrain/dino_resnet50_pretrain.pth"
-STRIDES = {8: (False, True, True), 16: (False, False, True), 32: (False, False, False)}
+# Output stride -> for each of torchvision's last three stages, whether dilation replaces its stride.
+DILATED = {8: (False, True, True), 16: (False, False, True), 32: (False, False, False)}
 
 
-def load_resnet50(weights: str | None = None, output_stride: int = 8) -> tuple[nn.Sequential, str]:
+def load_resnet50(
+    weights: str | None = None, output_stride: int = 8, published: str = DINO_RESNET50
+) -> tuple[nn.Sequential, str]:
     """ResNet-50 (He et al., CVPR 2016) without pooling and classifier.
 
     Parameters
     ----------
     weights
-        Path or address of a checkpoint with torchvision's names, or ``random`` (fixed seed); None: DINO's published
-        file, downloaded once.
+        Path or address of a checkpoint with torchvision's names, or ``random`` (fixed seed); None: the published file.
     output_stride
         Pixels per cell of the last stage: 8, 16 or 32. The last stages are dilated instead of strided.
+    published
+        Address of the published file.
 
     Returns
     -------
@@ -36,29 +39,27 @@ def load_resnet50(weights: str | None = None, output_stride: int = 8) -> tuple[n
     Raises
     ------
     InputError
-        Weights that are absent, unreachable or do not fit.
+        Another stride; weights that are absent, unreachable or do not fit.
     """
+    if output_stride not in DILATED:
+        raise InputError(f"output_stride={output_stride}: 8, 16 or 32")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
-        whole = models.resnet50(replace_stride_with_dilation=list(STRIDES[output_stride]))
+        whole = models.resnet50(replace_stride_with_dilation=list(DILATED[output_stride]))
     stages = [(name, stage) for name, stage in whole.named_children() if name not in ("avgpool", "fc")]
     model = nn.Sequential(OrderedDict(stages))
+    return model, load_convolutions(model, weights, published)
+
+
+def load_convolutions(model: nn.Module, weights: str | None, published: str) -> str:
+    """Load a network without classifier, whose weights are random so far; returns where they came from.
+
+    Parameters and errors as for :func:`load_resnet50`.
+    """
     if weights == "random":
-        return model, f"random (seed {RANDOM_SEED})"
-    path = _local(weights)
-    tensors = {name: value for name, value in checkpoints.read_checkpoint(path).items() if not name.startswith("fc.")}
-    # Checkpoints from before torch 0.4.1 lack this counter.
+        return RANDOM_ORIGIN
+    path = checkpoints.local_file(weights or published)
+    # Checkpoints from before torch 0.4.1 lack this counter, which evaluation does not use.
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
-    checkpoints.load_into(model, counters | tensors, path)
-    return model, checkpoints.fingerprint(path)
-
-
-def _local(weights: str | None) -> Path:
-    if weights is not None and "://" not in weights:
-        return Path(weights)
-    try:
-        return checkpoints.download(weights or DINO_RESNET50)
-    except ConnectionError as error:
-        raise InputError(
-            f"the weights of dino_resnet50 cannot be had ({error}); download them elsewhere and pass their path"
-        ) from error
+    checkpoints.load_into(model, counters | checkpoints.read_checkpoint(path), path, leave_out=("fc.", "classifier."))
+    return checkpoints.fingerprint(path)

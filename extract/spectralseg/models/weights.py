@@ -5,23 +5,21 @@ import contextlib
 import hashlib
 import http.client
 import os
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import huggingface_hub.constants as hub_constants
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from spectralseg.errors import InputError
-from spectralseg.files.storage import atomic_write, make_folder
+from spectralseg.files.downloads import TIMEOUT_SECONDS, fetch
+from spectralseg.files.storage import remove
 
-TIMEOUT_SECONDS = 20
 WRAPPERS = ("teacher", "student", "state_dict", "model", "model_ema")
+HUB_ADDRESSES = ("https://dl.fbaipublicfiles.com/", "https://download.pytorch.org/")  # kept as torch.hub keeps them
 PREFIXES = ("module.", "backbone.", "_orig_mod.")
 
 
@@ -73,8 +71,10 @@ def _bare(name: str) -> str:
     return name
 
 
-def load_into(model: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
-    """Copy ``tensors`` into ``model``; classifier and projection heads of the checkpoint (``head.*``) are left out.
+def load_into(
+    model: nn.Module, tensors: Mapping[str, Tensor], source: str | Path, leave_out: tuple[str, ...] = ()
+) -> None:
+    """Copy ``tensors`` of the file ``source`` into ``model``, but for those whose names begin as in ``leave_out``.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def load_into(model: nn.Module, tensors: dict[str, Tensor], source: str | Path) 
         Names the tensors that are missing, unknown or of another shape.
     """
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    tensors = {name: value for name, value in tensors.items() if not name.startswith(("head.", "mask_token"))}
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(leave_out)}
     missing = [name for name in expected if name not in tensors]
     unknown = [name for name in tensors if name not in expected]
     wrong = [
@@ -96,7 +96,7 @@ def load_into(model: nn.Module, tensors: dict[str, Tensor], source: str | Path) 
         if names
     ]
     if problems:
-        raise InputError(f"{source} does not fit this backbone: {'; '.join(problems)}")
+        raise InputError(f"{source} does not fit this model: {'; '.join(problems)}")
     broken = [name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken:
         raise InputError(f"{source} holds NaN or infinite values in {_first(broken)}")
@@ -117,6 +117,16 @@ def fingerprint(path: str | Path) -> str:
     return f"{Path(path).name} sha256:{digest.hexdigest()[:12]}"
 
 
+def local_file(weights: str) -> Path:
+    """``weights`` itself if it is a path, what :func:`download` fetches if it is an address; errors as there."""
+    if "://" not in weights:
+        return Path(weights)
+    try:
+        return download(weights)
+    except InputError as error:
+        raise InputError(f"{error}; download it elsewhere and give its path as the weights") from error
+
+
 def download(url: str) -> Path:
     """Fetch a checkpoint once into torch.hub's folder; later calls return the file that is there.
 
@@ -124,52 +134,28 @@ def download(url: str) -> Path:
 
     Raises
     ------
-    ConnectionError
+    InputError
         No network, no such address, the connection broke off, or what came is no checkpoint; the message names ``url``.
     OutputError
         The file cannot be written.
     """
-    folder = make_folder(Path(torch.hub.get_dir()) / "checkpoints")
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
     name = os.path.basename(url.partition("?")[0])
-    if "dl.fbaipublicfiles.com" not in url:  # other people's files may share a name
+    if not url.startswith(HUB_ADDRESSES):  # other people's files may share a name
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
     target = folder / name
     if target.is_file():
         return target
-    incoming = folder / f"incoming-{os.getpid()}-{name}"
+    # Processes that start together fetch a file each, so that none goes on with what another has begun.
+    incoming = fetch(url, folder / f"incoming-{os.getpid()}-{name}", resume=False)
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, atomic_write(incoming) as file:
-            length = response.headers.get("Content-Length")  # None where the server does not tell
-            total = None if length is None else int(length)
-            with tqdm(total=total, unit="B", unit_scale=True, desc=f"downloading {name}", file=sys.stderr) as bar:
-                for chunk in chunks(response, total):
-                    file.write(chunk)
-                    bar.update(len(chunk))
         read_checkpoint(incoming)
         os.replace(incoming, target)
     except InputError as error:
-        raise ConnectionError(f"{url}: what came is no checkpoint") from error
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ValueError) as error:
-        raise ConnectionError(f"{url}: {getattr(error, 'reason', error)}") from error
+        raise InputError(f"cannot download {url}: what came is no checkpoint") from error
     finally:
-        incoming.unlink(missing_ok=True)
+        remove(incoming)
     return target
-
-
-def chunks(response: BinaryIO, total: int | None) -> Iterator[bytes]:
-    """The ``total`` bytes of a response (None: unknown), a megabyte at a time.
-
-    Where it breaks off, an HTTPException is raised: an OSError would look like a full disk.
-    """
-    received = 0
-    try:
-        while chunk := response.read(1 << 20):
-            received += len(chunk)
-            yield chunk
-    except OSError as error:
-        raise http.client.HTTPException(f"the connection broke off after {received} bytes ({error})") from error
-    if total is not None and received != total:
-        raise http.client.HTTPException(f"the connection broke off after {received} of {total} bytes")
 
 
 @contextlib.contextmanager

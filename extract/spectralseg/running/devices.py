@@ -3,6 +3,7 @@
 import ctypes
 import os
 
+import psutil
 import torch
 
 from spectralseg.errors import InputError
@@ -53,3 +54,16 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(mmap_threshold, 32 << 20)  # the largest value that glibc takes
         mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def require_memory(cells: int, bytes_per_pair: int, remedy: str) -> None:
+    """Raise an :class:`InputError` with the ``remedy`` where dense matrices of ``cells`` x ``cells`` would not fit.
+
+    ``bytes_per_pair`` are those that a pair of cells needs in all matrices that are held at once.
+    """
+    needed, available = bytes_per_pair * cells**2, psutil.virtual_memory().available
+    if needed > available:
+        raise InputError(
+            f"{cells} patches need about {needed / 1e9:.0f} GB for their affinities, {available / 1e9:.0f} GB are "
+            f"free; {remedy}"
+        )

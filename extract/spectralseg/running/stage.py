@@ -21,8 +21,8 @@ from tqdm import tqdm
 from spectralseg import __version__
 from spectralseg.errors import ImagesFailed, InputError
 from spectralseg.files.storage import atomic_write, make_folder, remove, remove_leftovers, save_record
+from spectralseg.progress import progress_bar
 from spectralseg.running.devices import integer_variable
-from spectralseg.running.progress import progress_bar
 from spectralseg.running.workers import attempt, map_processes
 
 DESCRIPTION_FILE = "stage.json"
