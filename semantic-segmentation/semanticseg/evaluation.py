@@ -30,7 +30,6 @@ from semanticseg.pseudolabels import (
     Labelled,
     Labels,
     pair,
-    read_ahead,
     read_ids,
     read_segments,
     read_truth,
@@ -47,6 +46,7 @@ from spectralseg.mathematics.matching import Match, apply_match, confusion_matri
 from spectralseg.progress import progress_bar
 from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.stage import describe, rank_and_world_size
+from spectralseg.running.workers import read_ahead
 
 
 def main(argv: Sequence[str] | None = None) -> None:

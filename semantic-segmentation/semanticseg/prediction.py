@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from semanticseg.pseudolabels import Labelled, Labels, pair, read_ahead, read_ids, read_truth
+from semanticseg.pseudolabels import Labelled, Labels, pair, read_ids, read_truth
 from semanticseg.run_folder import BEST, load_model
 from semanticseg.settings import TrainSettings
 from spectralseg.errors import InputError
@@ -21,6 +21,7 @@ from spectralseg.files.label_maps import save_labels
 from spectralseg.mathematics.matching import confusion_matrix
 from spectralseg.models.weights import fingerprint
 from spectralseg.running.stage import Stage
+from spectralseg.running.workers import read_ahead
 
 
 @torch.no_grad()

@@ -1,12 +1,9 @@
 """Images, true masks and label maps of a data set: paired by id, read one at a time, sharpened by a CRF if asked."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +18,6 @@ from spectralseg.files.storage import atomic_write, make_folder
 
 Labels = NDArray[np.uint8]
 VOID = 255  # of masks and label maps
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -200,25 +195,6 @@ def sharpen(
         multiprocessing=processes,
     )
     return str(output_dir)
-
-
-def read_ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """``function`` of each item, in order, computed in ``threads`` threads a few items ahead; with 0, in this one."""
-    if threads == 0:
-        yield from map(function, items)
-        return
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def reading_threads(num_workers: int) -> int:

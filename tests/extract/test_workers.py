@@ -301,5 +301,5 @@ def test_a_killed_decoder_ends_the_run_in_one_line(features):
     stderr = process.communicate(timeout=180)[1]
     assert process.returncode == 1, stderr
     assert "Traceback" not in stderr
-    assert stderr.splitlines()[-1].startswith("error: a process that decodes images died ")
+    assert stderr.splitlines()[-1].startswith("error: a process that loads images died ")
     wait_until(lambda: not members(process), seconds=30)

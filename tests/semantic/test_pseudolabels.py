@@ -11,7 +11,6 @@ from semanticseg.pseudolabels import (
     at_pixels,
     pair,
     patch_step,
-    read_ahead,
     read_ids,
     read_segments,
     train_ids,
@@ -20,6 +19,7 @@ from semanticseg.settings import Data, Loader, Transform
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_images
 from spectralseg.files.label_maps import upscale_labels
+from spectralseg.running.workers import read_ahead
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from eagleseg.data.views import (
 )
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_images, to_tensor
+from spectralseg.running.workers import loaders_watched
 
 __all__ = [
     "DataSettings",
@@ -190,12 +191,7 @@ def image_folder(folder: str | Path, res: int) -> EagleDataset:
 def iterate(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Tensor | list]]:
     """The batches of a ``DataLoader``, whose workers' troubles arrive as an :class:`InputError` of one line."""
     try:
-        yield from loader
+        with loaders_watched():
+            yield from loader
     except InputError as error:  # from a worker, torch puts a traceback into the message
         raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise InputError(
-            "a process that loads images died (often: out of memory or of shared memory; try fewer num_workers)"
-        ) from error

@@ -1,7 +1,5 @@
 """From images to features: decode, batch by size, run the backbone, write one record per image."""
 
-import contextlib
-import signal
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -22,6 +20,7 @@ from spectralseg.models.backbones import Backbone, load_backbone
 from spectralseg.models.tokens import TokenExtractor, dtype_named
 from spectralseg.running.devices import keep_freed_memory, pick_device
 from spectralseg.running.stage import Stage
+from spectralseg.running.workers import loaders_watched
 from spectralseg.settings import Settings, check_range, setting
 
 WAITING_BATCHES = 16  # images of so many batches may wait for others of their size
@@ -114,7 +113,7 @@ def extract_features(
     }
     indices = {image_id: index for index, image_id in enumerate(files)}
     dataset = ImageFiles(Path(images_root), [(image_id, files[image_id]) for image_id in pending], backbone, settings)
-    with stage.working(), _decoders_watched():
+    with stage.working(), loaders_watched():
         for batch in batches_of_one_size(_decoded(dataset, num_workers, where), batch_size, stage):
             for item, features in _features(extractor, batch, where, stage):
                 record = {"indices": indices[item.image_id], "file": files[item.image_id], "id": item.image_id}
@@ -130,22 +129,6 @@ def _decoded(dataset: ImageFiles, num_workers: int | None, device: torch.device)
     if num_workers is None:
         num_workers = 0 if device.type == "cpu" else min(8, torch.get_num_threads())
     yield from DataLoader(dataset, batch_size=None, num_workers=num_workers)
-
-
-@contextlib.contextmanager
-def _decoders_watched() -> Iterator[None]:
-    """Say it in one line when a decoding process dies: torch notices wherever we are, or its pipe to us breaks."""
-    try:
-        yield
-    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-            raise
-        with contextlib.suppress(ValueError, AttributeError):  # in the main thread on Unix, torch has a handler that
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # would raise again when the other processes are ended
-        raise InputError(
-            "a process that decodes images died (often: out of memory; try fewer --num_workers); the same command goes "
-            "on where it stopped"
-        ) from error
 
 
 def batches_of_one_size(items: Iterator[Loaded | Unreadable], batch_size: int, stage: Stage) -> Iterator[list[Loaded]]:

@@ -1,11 +1,14 @@
 """Command lines: what a user can mend is one line on stderr and exit status 1."""
 
 import argparse
+import contextlib
 import difflib
+import signal
 import sys
+import threading
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
@@ -24,12 +27,35 @@ def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
 def finish(work: Callable[[], None]) -> None:
     """Do the work of a command; its errors and Ctrl-C end it with one line."""
     try:
-        work()
+        with _ctrl_c_counted() as pressed:
+            work()
     except (InputError, OutputError) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, Exception) and not pressed:
+            raise
         print("\ninterrupted: the same command goes on where it stopped", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _ctrl_c_counted() -> Iterator[list[int]]:
+    """One entry for each Ctrl-C: an import of numpy that it interrupts may end in an error of another kind."""
+    pressed: list[int] = []
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    in_main_thread = threading.current_thread() is threading.main_thread()  # not so in Streamlit
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored by nohup
+        yield pressed
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def to_bool(text: str) -> bool:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
@@ -88,26 +88,65 @@ def stream(work: Callable[[Item], Result], items: Iterable[Item], processes: int
     Items are taken as the results are, at most ``2 * processes`` of them ahead, so that they may be large arrays.
     ``work``, items and results must be picklable. What ``work`` or ``items`` raises is raised here.
 
-    Raises:
-        InputError: a process died.
+    Raises
+    ------
+    InputError
+        A process died.
     """
     if processes == 0:
         yield from map(work, items)
         return
-    under_way: deque[Future] = deque()
     finished = 0
     try:
         with _pool(processes) as pool:
-            for item in items:
-                under_way.append(_submit(pool, work, item))
-                if len(under_way) == 2 * processes:
-                    yield under_way.popleft().result()
-                    finished += 1
-            while under_way:
-                yield under_way.popleft().result()
+            for result in _in_order(lambda item: _submit(pool, work, item), items, 2 * processes):
+                yield result
                 finished += 1
     except BrokenProcessPool:
         raise InputError(f"item {finished + 1}: {DIED}") from None
+
+
+def read_ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """As :func:`stream`, in ``threads`` threads (0: in this one): for reading files, which needs no process."""
+    if threads == 0:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield from _in_order(lambda item: pool.submit(function, item), items, 2 * threads)
+
+
+def _in_order(submit: Callable[[Item], "Future[Result]"], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+    """Results in the order of their items, of which at most ``ahead`` are under way; on an early end none is begun."""
+    under_way: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            under_way.append(submit(item))
+            if len(under_way) == ahead:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        for future in under_way:
+            future.cancel()
+
+
+@contextlib.contextmanager
+def loaders_watched() -> Iterator[None]:
+    """Around work with a ``DataLoader``: a process of it that dies ends the work in one line.
+
+    Torch raises then wherever the main process happens to be, or the pipe between the two breaks.
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        with contextlib.suppress(ValueError, AttributeError):  # in the main thread on Unix, torch has a handler that
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # would raise again when the other processes are ended
+        raise InputError(
+            "a process that loads images died (often: out of memory; try fewer num_workers); the same command goes on "
+            "where it stopped"
+        ) from error
 
 
 def start_server() -> None:
