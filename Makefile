@@ -1,4 +1,4 @@
-# make demo and make test set everything up first: a virtual environment and what requirements.txt lists.
+# make demo and make test set everything up first: a virtual environment and what pyproject.toml lists.
 # Started again they are quick: the stamp files inside the environment say that it is complete.
 
 PYTHON ?= python3
@@ -41,7 +41,7 @@ help:
 	@echo "make demo       objects in data/samples: masks, cut-outs and a page in $(DEMO_DIR) (MODEL=$(MODEL) WEIGHTS=PATH)"
 	@echo "make test       all tests (PYTEST_ARGS=\"-k NAME\" for some, WORKERS=$(WORKERS) processes)"
 	@echo "make fuzz       new examples for the tests that draw them, for MINUTES=$(MINUTES)"
-	@echo "make lint       ruff: rules and format"
+	@echo "make lint       ruff (rules and format) and mypy"
 	@echo "make clean      remove what the demo wrote, and caches"
 	@echo "make distclean  ... and the virtual environment $(VENV)"
 	@echo "The first two set up $(VENV) when needed, with PYTHON=$(PYTHON)."
@@ -54,14 +54,11 @@ define CHECK_PYTHON
 	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "set-up: $(PYTHON) has no venv module (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 endef
 
-# pydensecrf2 is compiled, where requirements.txt asks for it.
-define CHECK_COMPILER
-	if $(PY) -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then \
-	    command -v "$${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null \
-	        || { echo "set-up: no C++ compiler here; one is needed (on Debian and Ubuntu: apt install g++)" >&2; exit 1; }; \
-	    $(PY) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' \
-	        || { echo "set-up: Python.h is missing beside $(PYTHON) (on Debian and Ubuntu: apt install python3-dev)" >&2; exit 1; }; \
-	fi
+# The dense CRF is compiled; where that cannot be, everything else works without it.
+define INSTALL_CRF
+	$(PIP) install -e '.[crf]' $(CONSTRAINTS) >$(VENV)/crf.log 2>&1 \
+	    && $(PY) -c 'import pydensecrf.densecrf' 2>/dev/null \
+	    || echo "set-up: no dense CRF here (pydensecrf2 needs Python below 3.13, a C++ compiler and Python.h; see $(VENV)/crf.log): going on without it" >&2
 endef
 
 # $(1): what pip is to install. Stopped by a signal, the mark stays; when pip itself gives up, the environment is as it was.
@@ -76,8 +73,8 @@ $(INSTALLED): $(REQUIREMENTS)
 	    echo "set-up: making $(VENV) with `$(PYTHON) -V` (several GB; minutes, once)"; \
 	    touch $(UNFINISHED) && $(PYTHON) -m venv --clear $(VENV) && $(PIP) install --quiet --upgrade pip && rm -f $(UNFINISHED); \
 	fi
-	@$(CHECK_COMPILER)
-	@$(call PIP_INSTALL,-r requirements.txt)
+	@$(call PIP_INSTALL,-e .)
+	@$(INSTALL_CRF)
 	@echo "$(CURDIR)" > $@
 
 $(TESTABLE): $(INSTALLED)
@@ -118,6 +115,7 @@ fuzz: $(TESTABLE)
 lint: $(TESTABLE)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 clean:
 	rm -rf "$(DEMO_DIR)" .pytest_cache .ruff_cache .hypothesis build extract/*.egg-info

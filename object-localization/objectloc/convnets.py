@@ -65,6 +65,8 @@ def load_convnet(name: str, weights: str | None = None, dilate: int = 2, device:
         Path or address of a checkpoint in torchvision's layout, or ``random`` (fixed seed); None: the published file.
     dilate
         Dilation of ResNet's last stages: 1 (a cell is 32 pixels), 2 (16) or 4 (8).
+    device
+        Where it goes.
 
     Raises
     ------

@@ -30,6 +30,8 @@ def draw_picture(
         ``pred``: the found box (red), its seed (yellow) and annotated boxes (green). ``fms``: a sheet of that and of
         the values that led to the box. ``seed_expansion``: for LOST, the box that the seed alone gives and the one that
         it grew to, with the patches that it grew by (blue).
+    image
+        RGB.
     box
         (xmin, ymin, xmax, ymax) in pixels of ``image``.
     detection

@@ -84,10 +84,12 @@ def read_truth(path: Path) -> Mask:
 def read_prediction(
     path: Path, shape: tuple[int, int], downsample: int | None, enlarge: str = "patches", crop: bool = False
 ) -> Mask:
-    """Predicted mask at the size of the truth, ``shape`` (H, W).
+    """Predicted mask at the size of the truth.
 
     Parameters
     ----------
+    path, shape
+        The label map, and (H, W) of the truth.
     downsample
         Patch size of predictions at patches; None: they must have the size of the truth.
     enlarge, crop

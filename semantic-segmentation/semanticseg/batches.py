@@ -113,8 +113,10 @@ def make_loader(dataset: PseudoLabelled, batches: Batches, num_workers: int) -> 
     They are spawned: forking after torch has started its threads may deadlock.
     """
     workers = min(num_workers, (os.cpu_count() or 1) // batches.world)
-    options = {"multiprocessing_context": "spawn"} if workers else {}
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, **options)
+    context = "spawn" if workers else None
+    return DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, multiprocessing_context=context
+    )
 
 
 def collate(items: list[tuple[Tensor, Tensor] | str]) -> tuple[Tensor, Tensor] | str:

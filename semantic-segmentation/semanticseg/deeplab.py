@@ -6,6 +6,7 @@ Sources: Chen et al., "Rethinking atrous convolution for semantic image segmenta
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,11 +39,12 @@ class ResNetFeatures(nn.Module):
 
     @property
     def layers(self) -> list[list[nn.Module]]:
+        """One list of modules per layer, from the image on."""
         return [[stage] for stage in self.stages]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W), normalised -> (B, 256, H/4, W/4), (B, 2048, H/8, W/8), sides rounded up."""
-        features = images
+        features = low = images
         for name, stage in self.stages.named_children():
             features = stage(features)
             if name == "layer1":
@@ -56,6 +58,10 @@ class ViTFeatures(nn.Module):
     ``layers`` are the patch embedding, the blocks one by one, and with the last block the norm.
     """
 
+    vit: Any
+    multiple: int
+    channels: tuple[int, int]
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.vit, self.multiple = backbone.model, backbone.patch_size
@@ -66,6 +72,7 @@ class ViTFeatures(nn.Module):
 
     @property
     def layers(self) -> list[list[nn.Module]]:
+        """One list of modules per layer, from the image on."""
         *blocks, last = self.vit.blocks
         return [[self.vit.patch_embed], *([block] for block in blocks), [last, self.vit.norm]]
 
@@ -108,11 +115,14 @@ class DeepLab(nn.Module):
         self.backbone = backbone
         low, high = backbone.channels
         self.aspp = ASPP(high, list(ASPP_RATES), WIDTH)
-        self.aspp.project[-1].p = DROPOUT
+        dropout: Any = self.aspp.project[-1]
+        dropout.p = DROPOUT
         self.project = _convolution(low, LOW_LEVEL_WIDTH, 1) if plus else None
         self.classifier = nn.Sequential(
             *_convolution(WIDTH + (LOW_LEVEL_WIDTH if plus else 0), WIDTH, 3), nn.Conv2d(WIDTH, num_classes, 1)
         )
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
         self._freeze(unfrozen_layers)

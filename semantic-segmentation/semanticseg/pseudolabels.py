@@ -104,11 +104,13 @@ def read_segments(path: Path, height: int, width: int, num_clusters: int, enlarg
     Parameters
     ----------
     path
-        A PNG at the size of the image, or of its patches; see :func:`at_pixels`, also for ``enlarge``.
+        A PNG at the size of the image, or of its patches.
     height, width
         Of the image, in pixels.
     num_clusters
         The background included.
+    enlarge
+        See :func:`at_pixels`.
 
     Raises
     ------

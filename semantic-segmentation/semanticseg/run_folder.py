@@ -31,8 +31,17 @@ from spectralseg.running.stage import provenance
 LATEST, BEST, RESULTS = "checkpoint-latest.pth", "checkpoint-best.pth", "results.json"
 LOGS = ("tensorboard", "wandb")
 KIND = "semantic-segmentation"
-# What decides nothing of the weights, so that a run may go on with other values.
-FREE = ("name", "crf_processes", "crf_dir", "visualize", "device", "evaluate_every", "checkpoint_every", "log_every")
+# The weights do not depend on these settings: a run may go on with other values.
+FREE: tuple[str, ...] = (
+    "name",
+    "crf_processes",
+    "crf_dir",
+    "visualize",
+    "device",
+    "evaluate_every",
+    "checkpoint_every",
+    "log_every",
+)
 FREE += ("logger", "overwrite", "job_type", "checkpoint", "generate_list", "generate_dir", "matching", "segments_dir")
 ADDED = {"enlarge": "patches"}  # what runs have that were begun before there was the setting
 FREE_DATA = ("root", "images_dir", "masks_dir", "val_list", "train_list", "class_names")

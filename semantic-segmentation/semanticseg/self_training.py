@@ -70,17 +70,18 @@ def train(config: DictConfig) -> None:
     start_asked_processes()
     accelerator = make_accelerator(settings.device, settings.mixed_precision, settings.logger, folder)
     check_batches(len(ids), data.loader.batch_size, accelerator.num_processes)
-    segments_dir = settings.segments_dir
+    segments_dir = settings.require_segments()
     if settings.crf:
         place = folder / "crf" if settings.crf_dir is None else Path(settings.crf_dir)
         needed = sorted({*ids, *held_out} if given is None else ids)
         segments_dir = sharpen(data, images, needed, segments_dir, place, settings.crf_processes)
         accelerator.wait_for_everyone()
-    match, pseudo = given, None
     if given is None:
         counts = count(pair(held_out, images, data.masks_dir, segments_dir), data, settings.enlarge)
         match = match_clusters(counts)
         pseudo = scores(apply_match(counts, match), data.names())
+    else:
+        match, pseudo = given, None
     run = TrainingRun(folder, identity(settings, match, ids, segments_dir), settings.overwrite)
     trainer = Trainer(settings, run, accelerator, match)
     trainer.results["pseudo_labels"] = pseudo

@@ -38,14 +38,14 @@ class Transform(Settings):
 class Data(Settings):
     """Where images, masks and lists lie, and what the labels mean."""
 
-    num_classes: int = setting(least=1, most=254)
-    num_clusters: int = setting(least=1, most=254)
     root: str
     images_dir: str
     masks_dir: str
     val_list: str
     loader: Loader
     transform: Transform
+    num_classes: int = setting(least=1, most=254)
+    num_clusters: int = setting(least=1, most=254)
     class_names: list[str] | None = None
     train_list: str | None = None
 

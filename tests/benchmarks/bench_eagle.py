@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "eagle")]
 
 from benchmarks import plain_eagle, plain_extract  # noqa: E402
-from eagleseg.data.views import normalise  # noqa: E402
+from eagleseg.losses.eicue import normalise  # noqa: E402
 from eagleseg.losses.step import EagleStep, total_loss  # noqa: E402
 from eagleseg.model.features import Featurizer, features_of_views  # noqa: E402
 from eagleseg.model.heads import EagleModel  # noqa: E402
@@ -40,8 +40,8 @@ def batch_of(size: int, side: int) -> dict[str, torch.Tensor]:
     other = rgb.clone()
     other[::2] = (rgb[::2] + rgb[::2].roll(1, dims=-1)) / 2
     return {
-        "img": normalise(rgb),
-        "img_blur": normalise(other),
+        "img": rgb,
+        "img_blur": other,
         "label": torch.randint(-1, N_CLASSES, (size, side, side)),
     }
 
@@ -79,7 +79,7 @@ def plain(batch: dict[str, torch.Tensor], device: str) -> Callable[[], None]:
         torch.save(backbone.model.state_dict(), Path(folder) / "weights.pth")
         model = plain_extract.load_model(Path(folder) / "weights.pth", "dino_vits8")
     step = plain_eagle.PlainEagle(model, N_CLASSES, extra_clusters=5).to(device)
-    tensors = [batch[name].to(device) for name in ("img", "img_blur", "label")]
+    tensors = [normalise(batch[name].to(device)) for name in ("img", "img_blur")] + [batch["label"].to(device)]
     return lambda: float(step.step(*tensors))
 
 

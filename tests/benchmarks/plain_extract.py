@@ -128,8 +128,8 @@ def knn_colour_affinity(image: np.ndarray) -> scipy.sparse.csr_array:
     Returns
     -------
     (h*w, h*w) sparse: every directed edge of two kNN graphs over (r, g, b, weight*x, weight*y), with (20
-    neighbours, weight 2) and (10, 0.1), adds 1 to W_ij and to W_ji. A point is its own first neighbour.
-    Distances are float32: that decides ties as in the recorded values (one in chelsea's moves l by 1e-4).
+    neighbours, weight 2) and (10, 0.1), adds 1 to W_ij and to W_ji. Each point is its own nearest
+    neighbour. Distances are float32: that decides ties as in the recorded values (one in chelsea's moves l by 1e-4).
     """
     h, w = image.shape[:2]
     y, x = np.meshgrid(np.linspace(0, 1, h), np.linspace(0, 1, w), indexing="ij")

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from eagleseg.data.views import normalise
 from eagleseg.losses.correspondence import (
     CorrespondenceSettings,
     correspondence_loss,
@@ -23,6 +22,7 @@ from eagleseg.losses.eicue import (
     eicue_affinity,
     eicue_eigenvectors,
     laplacian_eigenvectors,
+    normalise,
 )
 from eagleseg.losses.object_contrast import consecutive, means, medoids, object_contrast, token_weights
 from eagleseg.losses.step import EagleStep, probe_losses, total_loss
@@ -40,7 +40,7 @@ def model_and_terms(share: float = 0.5, **options: object) -> tuple[EagleModel, 
     learned = chosen.centroid_mode == "learned"
     model = EagleModel(CHANNELS, CLASSES, 2, dim=8, eigen_cluster_out=4, learned_prototypes=learned)
     rgb = torch.rand(4, 3, 32, 32)
-    batch = {"img": normalise(rgb), "img_blur": normalise(rgb), "label": torch.randint(-1, CLASSES, (4, 32, 32))}
+    batch = {"img": rgb, "img_blur": rgb, "label": torch.randint(-1, CLASSES, (4, 32, 32))}
     features = torch.randn(4, CHANNELS, SIDE, SIDE)
     return model, EagleStep(model, chosen)(features, features + 0.1, batch, share)
 

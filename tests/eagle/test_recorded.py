@@ -7,16 +7,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from eagleseg.data.views import normalise, to_rgb
 from eagleseg.losses.correspondence import CorrespondenceSettings, correspondence_loss, sample
-from eagleseg.losses.eicue import code_affinity, colour_affinity, laplacian_eigenvectors
+from eagleseg.losses.eicue import code_affinity, colour_affinity, laplacian_eigenvectors, normalise
 from eagleseg.losses.object_contrast import consecutive, means, medoids, object_contrast, token_weights
 from eagleseg.model.features import Featurizer
 from eagleseg.model.probes import ClusterProbe
 from shared_data import reference, standin_weights
 from spectralseg.files.images import to_tensor
 from spectralseg.mathematics.crf import EAGLE_CRF, refine_probabilities
-from spectralseg.models.backbones import load_backbone
+from spectralseg.models.backbones import IMAGENET_MEAN, IMAGENET_STD, load_backbone
 
 
 @functools.cache
@@ -134,7 +133,7 @@ def test_eicue_matrices():
 def test_featurizer(tmp_path_factory: pytest.TempPathFactory):
     backbone = load_backbone("dino_vits8", str(standin_weights(tmp_path_factory, "dino_vits8")))
     image = to_tensor(_numbers()["featurizer/image"])[None]
-    features = Featurizer(backbone)(normalise(image))
+    features = Featurizer(backbone)(image)
     expected = recorded("featurizer/kk").float()
     assert (features - expected).norm() / expected.norm() < 5e-4  # recorded in half precision
     outputs = backbone.model.forward_intermediates(
@@ -147,7 +146,9 @@ def test_featurizer(tmp_path_factory: pytest.TempPathFactory):
 def test_dense_crf():
     logits = recorded("dense_crf/logits")
     # Recorded with the image normalised and back, and cut to whole numbers: a quarter of its values are lower by one.
-    image = (to_rgb(normalise(to_tensor(_numbers()["dense_crf/image"]))) * 255).byte().movedim(0, -1).numpy()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    back = normalise(to_tensor(_numbers()["dense_crf/image"])) * std + mean
+    image = (back.clamp(0, 1) * 255).byte().movedim(0, -1).numpy()
     enlarged = torch.nn.functional.interpolate(logits[None], image.shape[:2], mode="bilinear", align_corners=False)[0]
     probabilities = refine_probabilities(image, torch.log_softmax(enlarged, dim=0).numpy(), EAGLE_CRF)
     assert (probabilities.argmax(axis=0) == _numbers()["dense_crf/labels"]).mean() >= 0.999

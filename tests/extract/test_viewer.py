@@ -23,7 +23,6 @@ from spectralseg.commands.viewer import draw_boxes, enlarge, panels
 from spectralseg.commands.viewer_sources import Box, LabelIndex, load_sources, missing_label_maps
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import label_picture, save_labels, upscale_labels
-from spectralseg.running.fire_app import main
 
 COUNT, WIDTH, HEIGHT = 40, 100, 70
 NO_MAP, NO_PNG, NO_PHOTOGRAPH, RARE = "image_03", "image_05", "image_06", "image_37"
@@ -195,10 +194,9 @@ def test_label_index_reads_as_far_as_need_be_and_again_what_changed(tmp_path, mo
 
 
 def _script(argv):  # Streamlit takes its text, without what this file imports
-    from spectralseg.commands import cli
-    from spectralseg.running.fire_app import main
+    from spectralseg.commands.cli import main
 
-    main(cli.COMMANDS, argv)
+    main(argv)
 
 
 @pytest.fixture
@@ -364,7 +362,7 @@ def test_without_streamlit_one_line_says_how_to_start(gallery, monkeypatch):
     for installed in (True, False):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, installed=installed: installed or None)
         with pytest.raises(SystemExit) as stop:
-            main(cli.COMMANDS, ["vis_segmentations", *arguments])
+            cli.main(["vis_segmentations", *arguments])
         command = f"streamlit run extract.py vis_segmentations -- {shlex.join(arguments)}"
         need = "" if installed else "needs Streamlit (pip install -e '.[viewer]') and "
         message = f"error: vis_segmentations {need}is a page for the browser; start it so: {command}"

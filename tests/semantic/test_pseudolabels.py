@@ -111,7 +111,7 @@ def test_all_that_is_not_held_out_trains(voc, tmp_path: Path):
         voc.add(name, [[0]], val=name == "b")
     images = find_images(voc.voc / "JPEGImages", depth=0)
     val_list = voc.voc / "ImageSets" / "Segmentation" / "val.txt"
-    data = Data(20, 20, "", "images", "", str(val_list), Loader(1, 0), Transform(8, 8))
+    data = Data("", "images", "", str(val_list), Loader(1, 0), Transform(8, 8), 20, 20)
     assert train_ids(data, images) == ["a", "c"]
     (tmp_path / "train.txt").write_text("c\n")
     data.train_list = str(tmp_path / "train.txt")

@@ -208,7 +208,7 @@ def test_memory_does_not_grow_with_the_images(voc):
         labels = random.integers(0, 21, (3, 4)).repeat(100, 0).repeat(100, 1)
         voc.add(f"{index}", labels, labels)
     masks = voc.voc / "SegmentationClass"
-    data = Data(20, 20, "", "", str(masks), "", Loader(1, 0), Transform(8, 8))
+    data = Data("", "", str(masks), "", Loader(1, 0), Transform(8, 8), 20, 20)
     peaks = []
     for count_of_images in (15, 60):
         files = pair([str(index) for index in range(count_of_images)], None, masks, voc.segments)

@@ -182,7 +182,7 @@ def published_checkpoint(path: str | Path) -> dict[str, Any]:
         "model": model,
         "backbone": backbone,
         "settings": settings,
-        "class_names": list(CLASS_NAMES.get(settings.get("dataset_name"), ())),
+        "class_names": list(CLASS_NAMES.get(settings.get("dataset_name", ""), ())),
         "step": hyperparameters.get("global_step"),
         "hyperparameters": hyperparameters,
     }

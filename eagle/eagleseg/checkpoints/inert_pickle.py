@@ -41,6 +41,9 @@ class StandIn:
     """
 
     origin = ""
+    arguments: tuple[Any, ...]
+    entries: dict[Any, Any]
+    members: list[Any]
 
     def __new__(cls, *arguments: Any, **_: Any) -> "StandIn":
         """Any arguments will do."""

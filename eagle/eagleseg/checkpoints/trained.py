@@ -51,6 +51,8 @@ def load_trained(path: str | Path, device: torch.device, weights: str | None = N
     ----------
     path
         Ours (``.pth``) or a published Lightning file (``.ckpt``), of which nothing is executed.
+    device
+        Where model and backbone go.
     weights
         Of the backbone, instead of those that the training run used (a published file holds its own).
     dtype

@@ -118,7 +118,7 @@ def _crop_image(data: str, split: str, quality: int, folder: str, last: str) -> 
     index = int(last) // CROPS
     image, label = source.pair(index)
     generator = generator_for(settings.seed, 0, index)
-    boxes = crop_boxes(*image.size, settings.crop_ratio, settings.crop_type, generator)
+    boxes = crop_boxes(*image.size, settings.crop_ratio, settings.crop_type or "five", generator)
     for number, box in enumerate(boxes, start=CROPS * index):
         if label is not None:
             left, top, right, bottom = box

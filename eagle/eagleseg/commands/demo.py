@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from eagleseg.checkpoints.trained import Trained, load_trained
-from eagleseg.data.dataset import EagleDataset, image_folder, normalise
+from eagleseg.data.dataset import EagleDataset, image_folder
 from eagleseg.evaluation.evaluate import Probabilities, log_probabilities_of, most_likely, sharpened
 from eagleseg.evaluation.pictures import with_legend
 from eagleseg.evaluation.scores import as_classes
@@ -153,7 +153,7 @@ def predict(trained: Trained, photograph: Image.Image, settings: DemoSettings) -
     scale = min(1.0, settings.max_side / max(photograph.size))
     width, height = (max(1, round(side * scale)) for side in photograph.size)
     image = np.asarray(photograph.resize((width, height), Image.Resampling.BILINEAR))
-    batch = normalise(to_tensor(small))[None]
+    batch = to_tensor(small)[None]
     probes = log_probabilities_of(trained, batch, settings.flip, (height, width))
     return Probabilities(image, {name: values[0] for name, values in probes.items()})
 

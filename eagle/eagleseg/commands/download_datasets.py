@@ -38,6 +38,8 @@ def download(names: Sequence[str], data_root: Path, url: str | None = None, keep
     ----------
     names
         Of ``DATA_SETS``.
+    data_root
+        Folder of all data sets.
     url
         Address of the archive, of one data set alone; default: the published one.
     keep

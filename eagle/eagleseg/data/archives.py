@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 from spectralseg.errors import InputError, OutputError
 from spectralseg.files.downloads import require_space
@@ -24,6 +24,8 @@ def unpack(archive: Path, target: Path, expected: tuple[str, ...]) -> None:
     ----------
     archive
         Holds the folder ``target.name``, or what belongs into it.
+    target
+        Its folder must be there.
     expected
         Folders that must be in it.
 
@@ -71,7 +73,7 @@ def _extract(archive: Path, folder: Path) -> None:
         raise InputError(f"{archive} is no zip or tar archive (a web page instead of the file?); delete it")
 
 
-def _zip_members(content: zipfile.ZipFile, archive: Path) -> Iterator[tuple[str, BinaryIO]]:
+def _zip_members(content: zipfile.ZipFile, archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     for entry in content.infolist():
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise InputError(f"{archive} holds the link {entry.filename}: it is not unpacked")
@@ -80,17 +82,24 @@ def _zip_members(content: zipfile.ZipFile, archive: Path) -> Iterator[tuple[str,
                 yield entry.filename, file
 
 
-def _tar_members(content: tarfile.TarFile, archive: Path) -> Iterator[tuple[str, BinaryIO]]:
+def _tar_members(content: tarfile.TarFile, archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     for entry in content:
         if not (entry.isfile() or entry.isdir()):
             raise InputError(f"{archive} holds the link or device {entry.name}: it is not unpacked")
-        if entry.isfile():
-            yield entry.name, content.extractfile(entry)
+        file = content.extractfile(entry)
+        if file is not None:  # no folder
+            yield entry.name, file
 
 
-def _write(members: Iterator[tuple[str, BinaryIO]], folder: Path, archive: Path, size: int) -> None:
+def _write(members: Iterator[tuple[str, IO[bytes]]], folder: Path, archive: Path, size: int) -> None:
     require_space(folder, size)
-    options = {"total": size, "unit": "B", "unit_scale": True, "file": sys.stderr, "desc": f"unpacking {archive.name}"}
+    options: dict[str, Any] = {
+        "total": size,
+        "unit": "B",
+        "unit_scale": True,
+        "file": sys.stderr,
+        "desc": f"unpacking {archive.name}",
+    }
     root = folder.resolve()
     with progress_bar(**options) as bar:
         for name, source in members:

@@ -7,6 +7,7 @@ image + number of the crop, labels stored + 1, 0 for void (Hamilton et al., STEG
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,19 +90,19 @@ def open_crops(settings: DataSettings, split: str) -> Source:
     return Source(str(folder), class_names, _Numbered(images, ".jpg", len(found)), paths, table)
 
 
-class _Numbered(Sequence):
+class _Numbered(Sequence[str]):
     """Paths <folder>/0<suffix>, ..., without a text for each of a million crops in every process."""
 
-    def __init__(self, folder: Path, suffix: str, count: int) -> None:
-        self.folder, self.suffix, self.count = str(folder), suffix, count
+    def __init__(self, folder: Path, suffix: str, length: int) -> None:
+        self.folder, self.suffix, self.length = str(folder), suffix, length
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
-    def __getitem__(self, index: int) -> str:
-        if not -self.count <= index < self.count:
+    def __getitem__(self, index: Any) -> str:
+        if not -self.length <= index < self.length:
             raise IndexError(index)
-        return os.path.join(self.folder, f"{index % self.count}{self.suffix}")
+        return os.path.join(self.folder, f"{index % self.length}{self.suffix}")
 
 
 def _numbers(folder: Path, suffix: str) -> list[int]:

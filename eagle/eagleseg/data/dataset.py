@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from eagleseg.data.crops import generator_for, open_crops
@@ -24,9 +23,7 @@ from eagleseg.data.views import (
     jitter,
     label_tensor,
     maybe_blurred,
-    normalise,
     to_picture,
-    to_rgb,
 )
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_images, to_tensor
@@ -38,16 +35,14 @@ __all__ = [
     "build_dataset",
     "image_folder",
     "iterate",
-    "normalise",
     "to_picture",
-    "to_rgb",
 ]
 
 
 class EagleDataset(Dataset):
     """Squares of ``res`` pixels of the images of a source.
 
-    An item is a dict: ``id`` (str), ``index`` (int), ``img`` (3, res, res) float32, ImageNet-normalised; with labels
+    An item is a dict: ``id`` (str), ``index`` (int), ``img`` (3, res, res) float32 RGB in [0, 1]; with labels
     ``label`` (res, res) int64, -1 for void; in training ``img_blur``, ``img`` as it is or blurred; from stored records
     ``features`` (3D, h, w) and ``eigs`` (eigen_cluster - 1, h, w), float32.
 
@@ -140,12 +135,12 @@ class EagleDataset(Dataset):
         if self.training and settings.augment_geometric:
             image, label_picture = flip_and_zoom(image, label_picture, generator)
         rgb = to_tensor(image)
-        item: dict[str, Any] = {"id": source.id(index), "index": index, "img": normalise(rgb)}
+        item: dict[str, Any] = {"id": source.id(index), "index": index, "img": rgb}
         if label_picture is not None:
             item["label"] = label_tensor(label_picture)
         if self.training:
             second = jitter(rgb, generator) if settings.augment_photometric else rgb
-            item["img_blur"] = normalise(maybe_blurred(second, generator))
+            item["img_blur"] = maybe_blurred(second, generator)
         if self.features is not None:
             item["features"] = self.features.load(item["id"], source.images[index])
         if self.eigs is not None:
@@ -188,7 +183,7 @@ def image_folder(folder: str | Path, res: int) -> EagleDataset:
     return EagleDataset(Source(root, (), images, None), DataSettings(root, crop_type=None), res, False)
 
 
-def iterate(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Tensor | list]]:
+def iterate(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The batches of a ``DataLoader``, whose workers' troubles arrive as an :class:`InputError` of one line."""
     try:
         with loaders_watched():

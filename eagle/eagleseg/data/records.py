@@ -39,7 +39,7 @@ def features_from_record(record: dict[str, Any]) -> Tensor:
         raise InputError(
             f"the features of '{record.get('id')}' lack {', '.join(missing)}: extract_features --which_block=-3,-2,-1"
         )
-    rows, columns = patch_grid(*record["shape"][-2:], record["patch_size"])
+    rows, columns = patch_grid(record["shape"][-2], record["shape"][-1], record["patch_size"])
     return torch.cat([record[name][0] for name in wanted], dim=-1).float().mT.unflatten(-1, (rows, columns))
 
 

@@ -72,6 +72,8 @@ class Source:
         InputError
             The label map cannot be read, or holds numbers that are no class of this data set.
         """
+        assert self.labels is not None, "has_labels was not asked for"
+        assert self.table is not None
         path = self.labels[index]
         numbers = self._numbers(path)
         label = self.table[numbers]
@@ -83,7 +85,7 @@ class Source:
     def pair(self, index: int) -> tuple[Image.Image, NDArray[np.uint8] | None]:
         """A photograph and its label map, or None without labels; an :class:`InputError` if their sizes differ."""
         image = self.photograph(index)
-        if not self.has_labels:
+        if self.labels is None:
             return image, None
         label = self.label(index)
         if label.shape != image.size[::-1]:

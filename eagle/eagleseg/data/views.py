@@ -14,27 +14,14 @@ from torchvision.transforms.v2 import functional as transforms
 from eagleseg.data.sources import VOID
 from spectralseg.files.images import view
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 BLUR_PROBABILITY, BLUR_SIGMA, BLUR_KERNEL = 0.5, (0.1, 2.0), 3
 FLIP_PROBABILITY, ZOOM = 0.5, (0.8, 1.0)
 JITTER, HUE, GREY_PROBABILITY = 0.3, 0.1, 0.2
 
 
-def normalise(images: Tensor) -> Tensor:
-    """(..., 3, H, W) in [0, 1] -> ImageNet-normalised."""
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (MEAN, STD))
-    return (images - mean) / std
-
-
-def to_rgb(images: Tensor) -> Tensor:
-    """(..., 3, H, W) ImageNet-normalised -> [0, 1]."""
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (MEAN, STD))
-    return (images * std + mean).clamp(0, 1)
-
-
 def to_picture(image: Tensor) -> Image.Image:
-    """(3, H, W) ImageNet-normalised -> RGB picture."""
-    pixels = (to_rgb(image) * 255).round().byte().permute(1, 2, 0)
+    """(3, H, W) RGB in [0, 1] -> picture."""
+    pixels = (image * 255).round().byte().permute(1, 2, 0)
     return Image.fromarray(pixels.cpu().numpy())
 
 
@@ -49,8 +36,12 @@ def cut(
         RGB.
     label
         (H, W) uint8 of the image's size, or None.
+    res
+        Pixels per side of the square.
     crop
         ``center`` or ``random``.
+    generator
+        Of the random place.
     """
     pictures = [image] if label is None else [image, Image.fromarray(label)]
     if crop == "center":

@@ -110,10 +110,10 @@ def log_probabilities_of(
 ) -> dict[str, NDArray[np.float32]]:
     """Log-probabilities (B, clusters or classes, *size) of both probes; ``size``: by default that of the images.
 
-    ``images`` are (B, 3, H, W), ImageNet-normalised, on any device.
+    ``images`` are (B, 3, H, W) RGB in [0, 1], on any device.
     """
     model = trained.model
-    size = images.shape[-2:] if size is None else size
+    size = (images.shape[-2], images.shape[-1]) if size is None else size
     images = images.to(model.linear_probe.weight.device)
     code = image_code(trained.features_of, model, images, flip)
     return {

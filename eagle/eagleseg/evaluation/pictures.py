@@ -1,6 +1,6 @@
 """Pictures of label maps: overlays with a legend, and rows of image, truth and predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ def with_legend(photograph: Image.Image, labels: NDArray, names: Sequence[str]) 
 
 
 def rows_of_labels(
-    photographs: Sequence[Image.Image], columns: dict[str, Sequence[NDArray]], ids: Sequence[str]
+    photographs: Sequence[Image.Image], columns: Mapping[str, Sequence[NDArray]], ids: Sequence[str]
 ) -> Image.Image:
     """A row per image: the photograph, then its label maps as veils.
 

@@ -27,6 +27,8 @@ def image_code(features_of: Callable[[Tensor], Tensor], model: EagleModel, image
         In evaluation mode.
     images
         (B, 3, H, W), as ``features_of`` takes them.
+    flip
+        Whether the mirror image counts too.
 
     Returns
     -------
@@ -67,9 +69,9 @@ def cluster_log_probabilities(
 
 def _enlarged_norm(code: Tensor, size: tuple[int, int]) -> Tensor:
     """Norm of the enlarged code, (B, 1, H, W), a few channels at a time: all 512 at 320 x 320 would be 0.2 GB."""
-    squares = sum(
-        _enlarge(part, size).square().sum(dim=1, keepdim=True) for part in code.split(CHANNELS_AT_ONCE, dim=1)
-    )
+    squares = code.new_zeros(())
+    for part in code.split(CHANNELS_AT_ONCE, dim=1):
+        squares = squares + _enlarge(part, size).square().sum(dim=1, keepdim=True)
     return squares.sqrt()
 
 

@@ -1,4 +1,4 @@
-"""Correspondence loss: codes shall agree where features agree.
+"""Correspondence loss: points with similar features get similar codes.
 
 Source: Hamilton et al., STEGO, ICLR 2022, section 3.1, with the shifts of Kim et al., EAGLE, CVPR 2024.
 """
@@ -50,36 +50,40 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
 def correspondence_loss(
     features: tuple[Tensor, Tensor], codes: tuple[Tensor, Tensor], positive: bool, settings: CorrespondenceSettings
 ) -> tuple[Tensor, Tensor]:
-    """Loss of each pair of points, and the correlations of their codes.
+    """Loss -C (F - b) of each pair of points, and C: codes are drawn together where F, of the features, is above b.
 
     Parameters
     ----------
     features, codes
-        Of two images or views, (B, C, h, w) each; features get no gradient.
+        Of two images or views at their points, (B, C, h, w) and (B, C, i, j) each; features get no gradient.
     positive
         Whether both show the same image.
+    settings
+        How F is centred, C clamped, and b computed.
 
     Returns
     -------
     loss, code_correlation
         (B, h, w, i, j) both.
     """
+    first, second = features
+    first_code, second_code = codes
     with torch.no_grad():
-        targets = correlation(*features)  # fd
+        F = correlation(first, second)  # (B, h, w, i, j)
         if settings.pointwise:
-            mean = targets.mean()
-            targets = targets - targets.mean(dim=(3, 4), keepdim=True)
-            targets = targets - targets.mean() + mean
-    correlations = correlation(*codes)  # cd
-    # Their mean carries gradient into the shift, as published: where codes are alike, a shift without it changes the
-    # gradient by more than its own size.
+            mean = F.mean()
+            F = F - F.mean(dim=(3, 4), keepdim=True)  # each point of the first against its own mean
+            F = F - F.mean() + mean
+    C = correlation(first_code, second_code)  # (B, h, w, i, j)
+    # The mean of C carries gradient into b, as published: where codes are alike, a b without it changes the gradient by
+    # more than its own size.
     if positive:
-        shift = (targets.mean() - correlations.mean() - settings.shift_bias).abs()
+        b = (F.mean() - C.mean() - settings.shift_bias).abs()
     else:
-        shift = (targets.mean() + correlations.mean() - settings.shift_bias) * settings.shift_value
+        b = (F.mean() + C.mean() - settings.shift_bias) * settings.shift_value
     low = 0.0 if settings.zero_clamp else -torch.inf
     high = LARGEST_CORRELATION if settings.stabalize else torch.inf
-    return -correlations.clamp(low, high) * (targets - shift), correlations
+    return -C.clamp(low, high) * (F - b), C
 
 
 def other_images(count: int, device: torch.device) -> Tensor:
@@ -105,28 +109,25 @@ def positive_and_negative(
     image, positive, other_view
         Features (B, C, h, w) and code (B, d, h, w) of the clean view, of the clean view with dropout of its own, and of
         the blurred view.
+    settings
+        Numbers of points and partners, and the shape of the loss.
 
     Returns
     -------
     positive, negative
         Scalars; the negative one is a mean over ``neg_samples`` draws of partners.
     """
-    count, device = len(image[1]), image[1].device
-    own_points, positive_points, other_points = (
-        random_points(count, settings.feature_samples, device) for _ in range(3)
-    )
-    features, codes = (sample(maps, own_points) for maps in image)
-    positive_features, positive_codes = (sample(maps, positive_points) for maps in positive)
-    other_features, other_codes = (sample(maps, other_points) for maps in other_view)
-    agreement, _ = correspondence_loss(
-        (other_features, positive_features), (other_codes, positive_codes), positive=True, settings=settings
-    )
+    features, code = image  # (B, C, h, w), (B, d, h, w)
+    count, device, n = len(code), code.device, settings.feature_samples
+    own_points, positive_points, other_points = (random_points(count, n, device) for _ in range(3))  # (B, n, n, 2)
+    own = sample(features, own_points), sample(code, own_points)  # (B, C, n, n), (B, d, n, n)
+    same = sample(positive[0], positive_points), sample(positive[1], positive_points)
+    other = sample(other_view[0], other_points), sample(other_view[1], other_points)
+    agreement, _ = correspondence_loss((other[0], same[0]), (other[1], same[1]), True, settings)
     negatives = []
     for _ in range(settings.neg_samples):
         partners = other_images(count, device)
-        partner_features, partner_codes = (sample(maps[partners], positive_points) for maps in image)
-        loss, _ = correspondence_loss(
-            (features, partner_features), (codes, partner_codes), positive=False, settings=settings
-        )
+        partner = sample(features[partners], positive_points), sample(code[partners], positive_points)
+        loss, _ = correspondence_loss((own[0], partner[0]), (own[1], partner[1]), False, settings)
         negatives.append(loss.mean())
     return agreement.mean(), torch.stack(negatives).mean()

@@ -10,8 +10,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from spectralseg.mathematics.eigen import fix_signs, normalised_cut
+from spectralseg.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 
 COLOUR_DEVIATION = 0.1
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(..., 3, H, W) in [0, 1] -> ImageNet-normalised."""
+    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
 
 
 def colour_affinity(images: Tensor) -> Tensor:
@@ -39,10 +46,9 @@ def eicue_affinity(code: Tensor, images: Tensor, colour: str) -> Tensor:
     code
         (B, d, h, w) output of the head.
     images
-        (B, 3, H, W): ImageNet-normalised for ``released``, RGB in [0, 1] for ``rgb``; resized to (h, w) by bilinear
-        interpolation.
+        (B, 3, H, W) RGB in [0, 1]; resized to (h, w) by bilinear interpolation.
     colour
-        ``released``, ``rgb``, or ``none`` for W = A.
+        ``released`` (of the ImageNet-normalised image), ``rgb``, or ``none`` for W = A.
 
     Returns
     -------
@@ -52,7 +58,10 @@ def eicue_affinity(code: Tensor, images: Tensor, colour: str) -> Tensor:
     affinity = code_affinity(code)
     if colour == "none":
         return affinity
-    small = functional.interpolate(_at_least_float32(images), code.shape[-2:], mode="bilinear", align_corners=False)
+    shown = _at_least_float32(images)
+    if colour == "released":
+        shown = normalise(shown)
+    small = functional.interpolate(shown, code.shape[-2:], mode="bilinear", align_corners=False)
     return affinity + colour_affinity(small * 255 if colour == "rgb" else small)
 
 

@@ -1,4 +1,4 @@
-"""Object-centric contrast: tokens shall be near the prototype of their segment, in both views.
+"""Object-centric contrast: tokens are drawn to the prototype of their segment, in both views.
 
 Source: Kim et al., EAGLE, CVPR 2024, section 3.3.
 """

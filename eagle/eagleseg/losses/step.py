@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eagleseg.data.views import to_rgb
 from eagleseg.losses.correspondence import CorrespondenceSettings, positive_and_negative
 from eagleseg.losses.eicue import eicue_eigenvectors
 from eagleseg.losses.object_contrast import consecutive, means, medoids, object_contrast, token_weights
 from eagleseg.model.heads import EagleModel
+from eagleseg.model.probes import ClusterProbe
 from spectralseg.settings import setting
 
 VOID = -1
@@ -52,7 +52,7 @@ class EagleStep(nn.Module):
         clean, blurred
             (B, C, h, w) features of the two views, without gradient.
         batch
-            ``img`` (B, 3, H, W) ImageNet-normalised: EiCue reads its colour for both views, as published; ``label``
+            ``img`` (B, 3, H, W) RGB in [0, 1]: EiCue reads its colour for both views, as published; ``label``
             (B, H, W) int64 with -1 for void, where there are labels; ``eigs`` (B, eigen_cluster - 1, h, w) for
             precomputed EiCue.
         share
@@ -79,22 +79,20 @@ class EagleStep(nn.Module):
         return {**terms, **probe_losses(model, image[1].detach(), batch.get("label"))}
 
     def _eicue(
-        self, code: Tensor, probe: nn.Module, images: Tensor, precomputed: Tensor | None
+        self, code: Tensor, probe: ClusterProbe, images: Tensor, precomputed: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Loss of a view's eigen-cluster probe, and its segments (B, h, w); the code gets no gradient from here."""
-        colour = self.settings.eicue_color
         if self.settings.eicue_source == "precomputed":
             vectors = precomputed
         else:
-            shown = to_rgb(images) if colour == "rgb" else images
             count = probe.clusters.shape[1] + 1  # the first one is constant
-            vectors = eicue_eigenvectors(code.detach(), shown, count, colour)
+            vectors = eicue_eigenvectors(code.detach(), images, count, self.settings.eicue_color)
         loss, probabilities = probe(vectors, EIGEN_ALPHA)
         return loss, probabilities.argmax(dim=1)
 
     def _contrast(self, own: Tensor, other: Tensor, segments: Tensor, features: Tensor) -> Tensor:
         labels = segments.flatten()
-        if self.settings.centroid_mode == "learned":
+        if self.model.prototypes is not None:  # centroid_mode=learned
             prototypes = functional.normalize(self.model.prototypes, dim=1)
         else:
             labels, count = consecutive(labels)

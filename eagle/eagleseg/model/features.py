@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from eagleseg.data.records import BLOCKS, names
-from eagleseg.data.views import to_rgb
 from spectralseg.files.images import patch_grid
 from spectralseg.models.backbones import Backbone
 from spectralseg.models.tokens import TokenExtractor
@@ -38,9 +37,9 @@ class Featurizer:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features of ImageNet-normalised images, on the backbone's device."""
-        rows, columns = patch_grid(*images.shape[-2:], self.backbone.patch_size)
-        features = self._tokens(to_rgb(images))
+        """Features of RGB images in [0, 1], on the backbone's device."""
+        rows, columns = patch_grid(images.shape[-2], images.shape[-1], self.backbone.patch_size)
+        features = self._tokens(images)
         keys = torch.cat([features[name] for name in names(self.blocks)], dim=-1).float()
         return keys.mT.unflatten(-1, (rows, columns))
 

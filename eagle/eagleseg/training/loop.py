@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from eagleseg.data.dataset import EagleDataset, build_dataset, to_picture
@@ -269,13 +269,13 @@ class _Training:
 
 def parameter_groups(model: EagleModel, settings: TrainSettings) -> list[dict[str, Any]]:
     """Parameters with their learning rates, for one optimiser in place of the published seven."""
-    groups = [
+    groups: list[tuple[list[nn.Module], float]] = [
         ([model.head, model.project_head], settings.lr),
         ([model.linear_probe], settings.linear_lr),
         ([model.cluster_probe], settings.cluster_lr),
         ([model.eigen_probe, model.eigen_probe_blur], settings.eigen_cluster_lr),
     ]
-    by_rate = [
+    by_rate: list[dict[str, Any]] = [
         {"params": [parameter for part in parts for parameter in part.parameters()], "lr": lr} for parts, lr in groups
     ]
     if model.prototypes is not None:

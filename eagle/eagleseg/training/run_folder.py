@@ -99,6 +99,8 @@ class RunFolder:
         ----------
         value
             Of ``select_by``; NaN is not kept.
+        step, content
+            The checkpoint, and when it was made.
         at_end
             Whether this is the run's last validation, which is kept if nothing else was.
         """

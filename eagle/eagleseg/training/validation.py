@@ -54,8 +54,9 @@ def validate(
             code = image_code(features_of, model, images, flip=False)
         if counts is None and len(samples) >= pictures:
             break
-        cluster = cluster_scores(model, code, images.shape[-2:]).argmax(dim=1).cpu()
-        linear = linear_logits(model, code, images.shape[-2:]).argmax(dim=1).cpu()
+        size = (images.shape[-2], images.shape[-1])
+        cluster = cluster_scores(model, code, size).argmax(dim=1).cpu()
+        linear = linear_logits(model, code, size).argmax(dim=1).cpu()
         if counts is not None:
             counts.add(cluster, linear, batch["label"])
         for row in range(min(len(images), pictures - len(samples))):

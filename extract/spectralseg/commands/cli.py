@@ -622,3 +622,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             show_error(stop.code if isinstance(stop.code, str) else "see the terminal that Streamlit was started in")
         raise
+
+
+if __name__ == "__main__":  # streamlit run, where there is no extract.py
+    main()

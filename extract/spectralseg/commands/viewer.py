@@ -117,7 +117,8 @@ def vis_segmentations(images_list: str, images_root: str, segmentations_dir: str
     if not is_page():
         flags = {"images_list": images_list, "images_root": images_root, "segmentations_dir": segmentations_dir}
         flags |= {} if bbox_file is None else {"bbox_file": bbox_file}
-        command = ["streamlit", "run", sys.argv[0], "vis_segmentations", "--"]
+        script = sys.argv[0] if sys.argv[0].endswith(".py") else str(Path(__file__).with_name("cli.py"))
+        command = ["streamlit", "run", script, "vis_segmentations", "--"]
         command += [part for name, value in flags.items() for part in (f"--{name}", value)]
         install = "" if importlib.util.find_spec("streamlit") else "needs Streamlit (pip install -e '.[viewer]') and "
         raise InputError(f"vis_segmentations {install}is a page for the browser; start it so: {shlex.join(command)}")

@@ -27,7 +27,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Sources:
-    """What there is to see: photographs and label maps by id, whether there or not; records of boxes by id.
+    """Paths of photographs and of label maps by id, of which any may be absent, and records of boxes by id.
 
     ``cluster_offset`` is the label of cluster 0 in the label maps, None if these are no semantic maps.
     """

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from spectralseg.files.label_maps import label_picture, stretch_labels
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 NO_DATA = (226, 226, 226)  # light grey: pixels outside the grid, and cells that are not finite
 PAPER, INK = (255, 255, 255), (38, 38, 38)
 CONSTANT = 1e-3  # a spread below this share of the largest magnitude is rounding, not structure
@@ -209,7 +210,7 @@ def contact_sheet(
     return sheet
 
 
-def _shortened(caption: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _shortened(caption: str, font: Font, width: int) -> str:
     if font.getlength(caption) <= width:
         return caption
     while caption and font.getlength(caption + "…") > width:
@@ -218,7 +219,7 @@ def _shortened(caption: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 @functools.cache
-def caption_font(size: int) -> ImageFont.FreeTypeFont:
+def caption_font(size: int) -> Font:
     """DejaVu Sans, which comes with matplotlib: Pillow's own font has no Greek letters, so no λ."""
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(path), size) if path.is_file() else ImageFont.load_default(size)

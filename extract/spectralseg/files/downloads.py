@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.response import addinfourl
 
 from spectralseg.errors import InputError, OutputError
@@ -93,7 +94,7 @@ def _read_validator(path: Path, url: str) -> str:
 def _receive(response: Response, part: Path, start: int, rest: int | None, target: Path) -> None:
     """Write to ``part``, from byte ``start`` on, the ``rest`` of the file (None: of unknown length), and move it."""
     total = None if rest is None else start + rest
-    options = {"total": total, "initial": start, "unit": "B", "unit_scale": True, "file": sys.stderr}
+    options: dict[str, Any] = {"total": total, "initial": start, "unit": "B", "unit_scale": True, "file": sys.stderr}
     try:
         with (
             open(part, "ab" if start else "wb") as file,

@@ -162,6 +162,8 @@ def load_image(path: str | Path, resize: int | None = None, center_crop: int | N
 
     Parameters
     ----------
+    path
+        Of the file.
     resize, center_crop
         The view of EAGLE's loader: shorter side to ``resize`` pixels (nearest neighbour), then a centred square of
         ``center_crop`` pixels. Off when None.

@@ -139,8 +139,10 @@ def upscale_labels(labels: np.ndarray, height: int, width: int, step: int) -> np
     Parameters
     ----------
     labels
-        (rows, columns) label map of an image of ``height`` x ``width`` pixels: of its patches, of a finer grid within
-        these, or of its pixels. Of any dtype.
+        (rows, columns) label map of an image: of its patches, of a finer grid within these, or of its pixels. Of any
+        dtype.
+    height, width
+        Of the image, in pixels.
     step
         Patch size in pixels.
 

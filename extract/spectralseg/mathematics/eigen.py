@@ -125,6 +125,8 @@ def spectral_eigenvectors(
         L2-normalise the rows of F.
     threshold_at_zero
         Negative entries of F F' become 0.
+    lapnorm
+        Whether D stands on the right-hand side.
     colour, colour_lambda
         Sparse (T, T) colour affinity (one per image of a batch) and its weight; Laplacians only.
     grid, resize_to

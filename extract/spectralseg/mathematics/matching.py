@@ -14,7 +14,6 @@ ICLR 2022, and Kim et al., EAGLE, CVPR 2024 (matching on counts, extra clusters)
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -156,7 +155,7 @@ def apply_match(counts: NDArray[np.int64], match: Sequence[tuple[int, int]]) -> 
     return _renamed(counts, match, num_classes)
 
 
-def eagle_confusion(counts: NDArray[np.int64], protocol: Literal["released", "strict"] = "strict") -> NDArray[np.int64]:
+def eagle_confusion(counts: NDArray[np.int64], protocol: str = "strict") -> NDArray[np.int64]:
     """Confusion matrix of the cluster probe by STEGO's and EAGLE's metric.
 
     Hungarian matching that maximises the counts; the clusters left over go to one more row, whose column is empty: a

@@ -10,11 +10,12 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import timm
 import torch
 from timm.layers import PatchEmbed
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from spectralseg.errors import InputError
@@ -22,6 +23,8 @@ from spectralseg.models import weights as checkpoints
 from spectralseg.models.lab_hog import LabHog
 
 DINO_ADDRESS = "https://dl.fbaipublicfiles.com/dino/"
+Vit: TypeAlias = Any  # a network of timm: to mypy, what lies in a module is a tensor or a module
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RANDOM_SEED = 0
 RANDOM_ORIGIN = f"random (seed {RANDOM_SEED})"
@@ -87,7 +90,7 @@ class Backbone:
     """
 
     name: str
-    model: nn.Module
+    model: Vit
     patch_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -109,7 +112,7 @@ def load_backbone(name: str, weights: str | None = None, device: str | torch.dev
     weights
         Path or address (http(s)://, file://) of a checkpoint, or ``random`` (fixed seed); None: the published weights.
     device
-        Where the model shall live.
+        Where the model goes.
 
     Raises
     ------
@@ -119,8 +122,7 @@ def load_backbone(name: str, weights: str | None = None, device: str | torch.dev
     if name in LAB_HOG:
         if weights is not None:
             raise InputError(f"{name} has no weights; leave --weights out")
-        model: nn.Module = LabHog(LAB_HOG[name])
-        return Backbone(name, model.to(device), LAB_HOG[name], (0, 0, 0), (1, 1, 1), "none")
+        return Backbone(name, LabHog(LAB_HOG[name]).to(device), LAB_HOG[name], (0, 0, 0), (1, 1, 1), "none")
     source = SOURCES.get(name) or _timm_source(name)
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
@@ -149,7 +151,7 @@ def _timm_source(name: str) -> Source:
     return Source(name)
 
 
-def _build(timm_name: str, pretrained: bool = False) -> nn.Module:
+def _build(timm_name: str, pretrained: bool = False) -> Vit:
     try:
         model = timm.create_model(timm_name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
     except TypeError:  # dynamic_img_size is what every plain ViT of timm understands
@@ -161,7 +163,7 @@ def _build(timm_name: str, pretrained: bool = False) -> nn.Module:
     return model
 
 
-def _load_file(model: nn.Module, path: Path) -> str:
+def _load_file(model: Vit, path: Path) -> str:
     tensors = checkpoints.read_checkpoint(path)
     expected = model.state_dict()
     if not expected.keys() <= tensors.keys():  # another layout of the same model: timm knows those of its families
@@ -171,7 +173,7 @@ def _load_file(model: nn.Module, path: Path) -> str:
     return checkpoints.fingerprint(path)
 
 
-def _timm_layout(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _timm_layout(model: Vit, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     from timm.models import eva, vision_transformer
 
     family = eva if isinstance(model, eva.Eva) else vision_transformer
@@ -188,7 +190,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise InputError(f"{path} does not fit this model ({type(error).__name__}: {error})") from error
 
 
-def _load_published(name: str, source: Source) -> tuple[nn.Module, str]:
+def _load_published(name: str, source: Source) -> tuple[Vit, str]:
     reasons = []
     if source.published is not None:
         address = DINO_ADDRESS + source.published
@@ -212,7 +214,7 @@ def _load_published(name: str, source: Source) -> tuple[nn.Module, str]:
     )
 
 
-def _embed_positions_dino(model: nn.Module, patches: Tensor) -> Tensor:
+def _embed_positions_dino(model: Vit, patches: Tensor) -> Tensor:
     """Stand-in for timm's ``_pos_embed``: [CLS] and position embeddings as DINO v1 adds them.
 
     ``patches`` (B, rows, columns, D) -> tokens (B, 1 + rows * columns, D).

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from spectralseg.errors import InputError
 from spectralseg.files.images import crop_to_patches
-from spectralseg.models.backbones import Backbone
+from spectralseg.models.backbones import Backbone, Vit
 
 PARTS = ("q", "k", "v", "cls", "attn_cls")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -129,7 +129,7 @@ class _Stop(Exception):
 
 @contextlib.contextmanager
 def _watch_attention(
-    model: nn.Module, blocks: Sequence[int], inputs: dict[int, Tensor], stop_at: int | None
+    model: Vit, blocks: Sequence[int], inputs: dict[int, Tensor], stop_at: int | None
 ) -> Iterator[None]:
     """Note what enters the attention of ``blocks`` in ``inputs``; end the forward pass at block ``stop_at``.
 
@@ -155,7 +155,7 @@ def _watch_attention(
             hook.remove()
 
 
-def project(attention: nn.Module, tokens: Tensor, part: str) -> Tensor:
+def project(attention: Vit, tokens: Tensor, part: str) -> Tensor:
     """Queries, keys or values (``part`` q, k or v) of tokens (..., D), heads joined, by the attention's own weights."""
     separate = getattr(attention, f"{part}_proj", None)
     if separate is not None:
@@ -176,7 +176,7 @@ def _check_plain_attention(backbone: Backbone) -> None:
         raise InputError(f"attn_cls is defined for ViTs with [CLS] and plain attention, which {backbone.name} has not")
 
 
-def cls_attention(attention: nn.Module, tokens: Tensor) -> Tensor:
+def cls_attention(attention: Vit, tokens: Tensor) -> Tensor:
     """Attention of the first token to all: (B, tokens, D) -> (B, heads, tokens), rows sum to 1."""
     heads = attention.num_heads
     query = project(attention, tokens[:, :1], "q").unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -194,7 +194,7 @@ class _ChunkedAttention(nn.Module):
 
     CHUNK = 512
 
-    def __init__(self, attention: nn.Module) -> None:
+    def __init__(self, attention: Vit) -> None:
         super().__init__()
         self.fused, self.qkv, self.proj = attention, attention.qkv, attention.proj
         self.num_heads, self.scale = attention.num_heads, attention.scale
@@ -217,7 +217,7 @@ class _ChunkedAttention(nn.Module):
         return self.proj(output.view(batch, self.num_heads, count, -1).transpose(1, 2).reshape(batch, count, width))
 
 
-def _attend_in_chunks_on_cpu(model: nn.Module) -> None:
+def _attend_in_chunks_on_cpu(model: Vit) -> None:
     from timm.layers import Attention
 
     for block in model.blocks:

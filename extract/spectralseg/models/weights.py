@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants as hub_constants
 import torch
@@ -42,7 +43,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            content = load_file(path)
+            content: Any = load_file(path)
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):  # DINO's full checkpoints carry their options
                 content = torch.load(path, map_location="cpu", weights_only=True)

@@ -136,8 +136,9 @@ def _convert(name: str, text: Any, hint: Any) -> Any:
     if not isinstance(text, str):
         return text  # a default
     union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-    options = typing.get_args(hint) if union else (hint,)
-    options = sorted(options, key=lambda option: option is not type(None))  # 'None' is None before it is a text
+    options = sorted(
+        typing.get_args(hint) if union else (hint,), key=lambda option: option is not type(None)
+    )  # 'None' is None before it is a text
     for option in options:
         try:
             return _CONVERTERS[option](text)

@@ -99,8 +99,9 @@ def run(task: Callable[[DictConfig], None], config_name: str, argv: Sequence[str
         except Exception as error:
             if started or full_error == "1":
                 raise  # a fault of ours
-            if isinstance(error, MissingConfigException) and _chosen_config(argv) and "--config-path" not in argv:
-                _config_file(folder, _chosen_config(argv))  # says which there are
+            chosen = _chosen_config(argv)
+            if isinstance(error, MissingConfigException) and chosen and "--config-path" not in argv:
+                _config_file(folder, chosen)  # says which there are
             sys.exit(f"error: {_one_line(error)}")
         finally:
             if full_error is None:

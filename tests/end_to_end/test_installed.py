@@ -1,0 +1,107 @@
+"""The package as pip installs it, built from what git holds: in an environment of its own, from a folder of nothing."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+from pathlib import Path
+
+import pytest
+import tomllib
+
+from running import EXTRACT, contents, run_command
+from shared_data import PROJECT, SAMPLES
+
+pytestmark = pytest.mark.slow
+PACKAGE = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+HYDRA = ("object-segmentation", "semantic-segmentation", "semantic-segmentation-train", "eagle-train", "eagle-eval")
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the console commands of an environment that has the wheel, and this one's other packages."""
+    folder = tmp_path_factory.mktemp("installed")
+    archive = run_command(["git", "archive", "--format=tar", "HEAD"], cwd=PROJECT, text=False)
+    if archive.returncode:
+        pytest.skip("no git checkout here")
+    (folder / "source.tar").write_bytes(archive.stdout)
+    with tarfile.open(folder / "source.tar") as source:
+        source.extractall(folder / "source", filter="data")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", folder / "source"]
+    built = run_command(build)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = (folder / "dist").glob("*.whl")
+    assert list((folder / "dist").glob("*.tar.gz"))
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel]
+    subprocess.run([str(word) for word in pip], check=True)
+    packages = folder / "venv" / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")  # its own .pth files are not read
+    return python.parent
+
+
+@pytest.fixture
+def run_installed(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run a console command in an empty folder."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+
+    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return run_command([installed / name, *arguments], cwd=tmp_path)
+
+    return run
+
+
+def test_requirements_say_the_same():
+    lines = [line for line in (PROJECT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert lines == [*PACKAGE["dependencies"], *PACKAGE["optional-dependencies"]["crf"], "-e ."]
+
+
+def test_every_console_command_is_there(run_installed, installed: Path):
+    code = "from importlib.metadata import distribution as d; print([e.load() for e in d('spectralseg').entry_points])"
+    loaded = run_installed("python", "-c", code)
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout.count("<function main") == len(PACKAGE["scripts"])
+    assert all((installed / name).is_file() for name in PACKAGE["scripts"])
+
+
+@pytest.mark.parametrize("name", ["spectralseg", "spectralseg-object-localization", "spectralseg-eagle-eval"])
+def test_help(run_installed, name: str):
+    shown = run_installed(name, "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert len(shown.stdout.splitlines()) > 10
+
+
+@pytest.mark.parametrize("name", HYDRA)
+def test_configs_are_installed(run_installed, tmp_path: Path, name: str):
+    composed = run_installed(f"spectralseg-{name}", "--cfg", "job", "--resolve")
+    assert composed.returncode == 0, composed.stderr
+    paths = re.findall(r": (/\S+)", composed.stdout)
+    assert not [path for path in paths if not path.startswith(str(tmp_path))]  # below the current folder
+
+
+def test_command_and_script_write_the_same_files(run_installed, tmp_path: Path):
+    images = tmp_path / "photographs"
+    images.mkdir()
+    for path in sorted((SAMPLES / "images").iterdir())[:2]:
+        os.symlink(path, images / path.name)
+    flags = ["run", "--images", images, "--model_name", "lab_hog", "--output"]
+    by_command = run_installed("spectralseg", *flags, "by_command")
+    by_script = run_command([sys.executable, EXTRACT, *flags, tmp_path / "by_script"], cwd=tmp_path)
+    assert (by_command.returncode, by_script.returncode) == (0, 0), by_command.stderr + by_script.stderr
+    for folder in ("features", "eigs", "masks", "cutouts", "single_region_segmentation/crf"):
+        first = contents(tmp_path / "by_command" / folder, ".pth") or contents(tmp_path / "by_command" / folder, ".png")
+        second = contents(tmp_path / "by_script" / folder)
+        assert len(first) == 2
+        assert first == {name: second[name] for name in first}
+
+
+def test_masks_are_evaluated(run_installed, tmp_path: Path):
+    entry = "{name: samples, images_dir: images, labels_dir: masks}"
+    roots = [f"data_root={SAMPLES}", f"predictions.root={SAMPLES.parent}", "predictions.run=masks"]
+    done = run_installed("spectralseg-object-segmentation", *roots, f"data=[{entry}]")
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("outputs/**/results.json"))
