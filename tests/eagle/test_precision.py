@@ -5,7 +5,7 @@ import torch
 
 from eagleseg.losses.eicue import eicue_eigenvectors
 from spectralseg.errors import InputError
-from spectralseg.mathematics import eigen
+from spectralseg.mathematics import solvers
 
 
 @pytest.mark.parametrize("colour", ["released", "rgb", "none"])
@@ -20,7 +20,7 @@ def test_eicue_ignores_autocast(colour: str, monkeypatch: pytest.MonkeyPatch):
     def refuse(*_: object) -> None:
         raise InputError("the iteration did not converge")
 
-    monkeypatch.setattr(eigen, "dense_leading_eigenpairs", refuse)
+    monkeypatch.setattr(solvers, "dense_leading_eigenpairs", refuse)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         vectors = eicue_eigenvectors(code, images, colour=colour)
     assert vectors.dtype == torch.float32

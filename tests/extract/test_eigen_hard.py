@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectralseg.errors import InputError
-from spectralseg.mathematics import eigen
+from spectralseg.mathematics import solvers
 from spectralseg.mathematics.eigen import spectral_eigenvectors
 
 SETTINGS = [
@@ -39,7 +39,7 @@ def islands(count: int, components: int) -> torch.Tensor:
 @pytest.mark.parametrize("lapnorm", [True, False])
 def test_zero_comes_as_often_as_there_are_components(count, K, components, lapnorm):
     """Both below K and above it, above the block's width too; by the iteration and (60 patches) by LAPACK."""
-    assert (count >= eigen.DENSE_BELOW * eigen._width(K)) == (count == 300)
+    assert solvers.is_small(count, K) == (count == 60)
     features = islands(count, components)
     values, vectors = spectral_eigenvectors(features, K, lapnorm=lapnorm)
     zeros = min(components, K)
@@ -182,8 +182,8 @@ def test_damaged_features_are_refused(value, which):
 def test_what_does_not_converge_goes_to_lapack(which, monkeypatch):
     features = seeded(200, 40)
     exact = spectral_eigenvectors(features, 5, solver="dense", **which)
-    solver = eigen.leading_eigenpairs
-    monkeypatch.setattr(eigen, "leading_eigenpairs", lambda *args, **_: solver(*args[:3], 1e-9, max_iterations=1))
+    solver = solvers.leading_eigenpairs
+    monkeypatch.setattr(solvers, "leading_eigenpairs", lambda *args, **_: solver(*args[:3], 1e-9, max_iterations=1))
     with pytest.warns(UserWarning, match="did not converge; computed by dense LAPACK instead"):
         values, vectors = spectral_eigenvectors(features, 5, **which)
     assert torch.equal(values, exact[0])

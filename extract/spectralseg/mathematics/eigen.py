@@ -6,8 +6,7 @@ Sources: Shi and Malik, "Normalized Cuts and Image Segmentation", PAMI 2000, for
 """
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from scipy.sparse import coo_array
@@ -15,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from spectralseg.errors import InputError, check_choice
+from spectralseg.mathematics import solvers
 from spectralseg.mathematics.affinity import add_sparse, feature_affinity, resize_features
-from spectralseg.mathematics.solvers import dense_leading_eigenpairs, leading_eigenpairs
 from spectralseg.settings import check_range
 
 LAPLACIANS = ("laplacian", "matting_laplacian")
@@ -24,10 +23,8 @@ AFFINITIES = ("affinity", "affinity_svd", "affinity_torch")
 SOLVERS = ("auto", "dense")
 
 SMALLEST_DEGREE = 1e-12
-EXTRA_COLUMNS = 8  # the block is that much wider than K: faster convergence, and room for multiple eigenvalues
 TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-10}  # relative residual; rounding in float32 leaves 1e-6 to 3e-6
 TOLERANCE_AFFINITY = 5e-7  # relative to an eigenvalue that is thousands of times larger than the K-th
-DENSE_BELOW = 8  # a problem of fewer than that many blocks goes to LAPACK at once
 SHIFT = 1e-4  # of D - W before it is inverted, relative to the mean degree
 
 
@@ -73,14 +70,15 @@ def normalised_cut(
     _check_cut(W, K, features)
     D = _positive(W.sum(dim=-1, keepdim=True), SMALLEST_DEGREE)  # (..., T, 1): scales the rows of a block
     inverse_root = D.rsqrt()  # D^-1/2
-    near = _noise(W, _width(K)) if features is None else _mix(inverse_root * features, _width(K))
-    m, z = _leading_or_dense(
-        lambda block: inverse_root * (W @ (inverse_root * block)),  # S, without forming it
+    width = solvers.block_width(K)
+    near = solvers.noise_block(W, width) if features is None else solvers.start_block(inverse_root * features, width)
+    m, z = solvers.leading_or_dense(
+        lambda z: inverse_root * (W @ (inverse_root * z)),  # S z, without forming S
         torch.cat([D.sqrt(), near[..., 1:]], dim=-1),
         K,
         TOLERANCE[W.dtype],
         lambda: W * inverse_root * inverse_root.mT,
-        dense or W.shape[-1] < DENSE_BELOW * _width(K),
+        dense,
     )
     return 1 - m, inverse_root * z, D.squeeze(-1)
 
@@ -148,16 +146,15 @@ def spectral_eigenvectors(
         patches, a ``colour_lambda`` that is negative, without ``colour``, or beside an affinity, colours of another
         number or size.
     """
-    if features.ndim == 2:
-        colour = None if colour is None else [colour]
-        rest = (normalize, threshold_at_zero, lapnorm, colour, colour_lambda, grid, resize_to, solver)
-        values, vectors = spectral_eigenvectors(features[None], K, which_matrix, *rest)
-        return values[0], vectors[0]
-    if features.ndim != 3:
+    if features.ndim not in (2, 3):
         raise InputError(f"features are (T, D) or (B, T, D), not of shape {tuple(features.shape)}")
+    is_single = features.ndim == 2
+    if is_single:
+        features = features[None]
+    colours = None if colour is None else [colour] if isinstance(colour, coo_array) else colour
     count = features.shape[-2] if resize_to is None else math.prod(resize_to)
     _check(features, count, K, which_matrix, solver)
-    _check_colour(len(features), which_matrix, colour, colour_lambda)
+    _check_colour(len(features), which_matrix, colours, colour_lambda)
     features = features.float()
     if normalize:
         features = functional.normalize(features, dim=-1)
@@ -165,7 +162,7 @@ def spectral_eigenvectors(
         if grid is None:
             raise InputError(f"resize_to={resize_to} needs the grid of the patches")
         features = resize_features(features, grid, resize_to)
-    dense = solver == "dense" or which_matrix == "affinity_torch" or count < DENSE_BELOW * _width(K)
+    dense = solver == "dense" or which_matrix == "affinity_torch"
     if which_matrix == "affinity_svd":
         vectors, values, _ = torch.linalg.svd(features, full_matrices=False)
         values, vectors = values[..., :K], vectors[..., :K]
@@ -176,15 +173,16 @@ def spectral_eigenvectors(
         # that norm saves two passes over all entries of W.
         norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True).amax(dim=-2, keepdim=True)
         features = features / _positive(norm, smallest=0)
-        affinity = feature_affinity(features, threshold_at_zero)
-        if colour is not None and colour_lambda > 0:
-            for matrix, image_colour in zip(affinity, colour, strict=True):
-                add_sparse(matrix, image_colour, colour_lambda)
+        W = feature_affinity(features, threshold_at_zero)
+        if colours is not None and colour_lambda > 0:
+            for image_W, image_colour in zip(W, colours, strict=True):
+                add_sparse(image_W, image_colour, colour_lambda)
         if lapnorm:
-            values, vectors, _ = normalised_cut(affinity, K, features, dense)
+            values, vectors, _ = normalised_cut(W, K, features, dense)
         else:
-            values, vectors = _plain_laplacian(affinity, K, dense, features)
-    return values, fix_signs(vectors.mT)
+            values, vectors = _plain_laplacian(W, K, features, dense)
+    vectors = fix_signs(vectors.mT)
+    return (values[0], vectors[0]) if is_single else (values, vectors)
 
 
 def _check(features: Tensor, count: int, K: int, which_matrix: str, solver: str) -> None:
@@ -208,95 +206,53 @@ def _check_colour(batch: int, which_matrix: str, colour: Sequence[coo_array] | N
         raise InputError(f"{len(colour)} colour affinities for {batch} images: give one for each")
 
 
-def _width(K: int) -> int:
-    """Columns of the block: matrix products are fastest with a multiple of 16."""
-    return -(-(K + EXTRA_COLUMNS) // 16) * 16
-
-
 def _positive(values: Tensor, smallest: float) -> Tensor:
     """``values`` with those not above ``smallest`` set to 1."""
     return torch.where(values > smallest, values, 1.0)
 
 
-def _plain_laplacian(affinity: Tensor, K: int, dense: bool, features: Tensor) -> tuple[Tensor, Tensor]:
-    """K smallest solutions of (D - W) x = l x -> values (B, K) ascending, vectors (B, T, K) with x'x = 1.
+def _plain_laplacian(W: Tensor, K: int, features: Tensor, dense: bool) -> tuple[Tensor, Tensor]:
+    """K smallest solutions of (D - W) x = l x -> l (B, K) ascending, x (B, T, K) with x'x = 1.
 
     They are the largest of (D - W + shift)^-1, which exists as a Cholesky factor: D - W has no negative eigenvalue
     where W has no negative entry. In float64, because its smallest eigenvalues are small against its largest.
     """
-    affinity = affinity.double()
-    degree = _positive(affinity.sum(dim=-1), SMALLEST_DEGREE)
-    laplacian = torch.diag_embed(degree) - affinity
-    if not dense:
-        shift = SHIFT * degree.mean(dim=-1)
-        factor, failed = torch.linalg.cholesky_ex(laplacian + torch.diag_embed(shift[:, None].expand_as(degree)))
+    W = W.double()
+    D = _positive(W.sum(dim=-1), SMALLEST_DEGREE)
+    laplacian = torch.diag_embed(D) - W
+    if not (dense or solvers.is_small(D.shape[-1], K)):
+        shift = SHIFT * D.mean(dim=-1, keepdim=True)
+        factor, failed = torch.linalg.cholesky_ex(laplacian + torch.diag_embed(shift.expand_as(D)))
         if not failed.any():
-            start = torch.cat([torch.ones_like(degree)[..., None], _mix(features.double(), _width(K) - 1)], dim=-1)
-            inverse, vectors, converged = leading_eigenpairs(
-                lambda block: torch.cholesky_solve(block, factor), start, K, TOLERANCE[torch.float64]
+            near = solvers.start_block(features.double(), solvers.block_width(K) - 1)
+            inverse, x, converged = solvers.leading_eigenpairs(
+                lambda x: torch.cholesky_solve(x, factor),
+                torch.cat([torch.ones_like(D)[..., None], near], dim=-1),
+                K,
+                TOLERANCE[torch.float64],
             )
             if converged:
-                return (1 / inverse - shift[:, None]).float(), vectors.float()
-            _warn()
-    values, vectors = dense_leading_eigenpairs(-laplacian, K)
-    return (-values).float(), vectors.float()
+                return (1 / inverse - shift).float(), x.float()
+            solvers.warn_of_lapack()
+    negative, x = solvers.dense_leading_eigenpairs(-laplacian, K)
+    return (-negative).float(), x.float()
 
 
 def _leading_affinity(W: Tensor, K: int, features: Tensor, dense: bool) -> tuple[Tensor, Tensor]:
-    """K largest eigenpairs of an affinity W (B, T, T) -> values (B, K) descending, vectors (B, T, K).
+    """K largest solutions of W x = l x -> l (B, K) descending, x (B, T, K) with x'x = 1.
 
     The largest eigenvalue is near T and the 50th near 1, so that rounding relative to the largest would drown the
     others: the thin blocks are float64, where they stay orthogonal to the first eigenvector. W may stay float32.
     """
-    values, vectors = _leading_or_dense(
-        lambda block: (W @ block.float()).double(),
-        _mix(features, _width(K)).double(),
+    values, x = solvers.leading_or_dense(
+        lambda x: (W @ x.float()).double(),
+        solvers.start_block(features, solvers.block_width(K)).double(),
         K,
         TOLERANCE_AFFINITY,
         lambda: W,
         dense,
     )
-    return values.float(), vectors.float()
-
-
-def _leading_or_dense(
-    apply: Callable[[Tensor], Tensor],
-    start: Tensor,
-    K: int,
-    tolerance: float,
-    matrix: Callable[[], Tensor],
-    dense: bool,
-) -> tuple[Tensor, Tensor]:
-    """K largest eigenpairs, descending: by the iteration with ``apply``, or by LAPACK, which alone needs the matrix."""
-    if not dense:
-        values, vectors, converged = leading_eigenpairs(apply, start, K, tolerance)
-        if converged:
-            return values, vectors
-        _warn()
-    return dense_leading_eigenpairs(matrix(), K)
-
-
-def _warn() -> None:
-    warnings.warn("the eigenvectors of an image did not converge; computed by dense LAPACK instead", stacklevel=5)
-
-
-def _noise(W: Tensor, width: int) -> Tensor:
-    """(..., T, width) random block, the same for all matrices of a batch. Seeded: a rerun gives the same result."""
-    noise = torch.randn(W.shape[-1], width, generator=torch.Generator().manual_seed(0)).to(W)
-    return noise.expand(*W.shape[:-1], width)
-
-
-def _mix(features: Tensor, width: int) -> Tensor:
-    """(B, T, width): a few steps towards the leading eigenvectors of F F' without threshold, at next to no cost.
-
-    F F' x is two thin products. Negative entries of F F' are few and small, so that its leading eigenvectors are a
-    good start for those of the thresholded affinity. Seeded: a rerun gives the same result.
-    """
-    width = min(width, features.shape[-2])  # problems that small go to LAPACK and need no start
-    generator = torch.Generator().manual_seed(0)
-    mixing = torch.randn(features.shape[-1], width, generator=generator).to(features)
-    block = features @ mixing
-    return leading_eigenpairs(lambda x: features @ (features.mT @ x), block, width, tolerance=0.0, max_iterations=3)[1]
+    return values.float(), x.float()
 
 
 def fix_signs(vectors: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ SIAM J. Sci. Comput. 1994): the basis grows by the residuals of a block of Ritz 
 needs products with blocks of vectors, which run at the speed of the matrix product, and works on batches of matrices.
 """
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,8 @@ from torch.nn import functional
 from spectralseg.errors import InputError
 
 BASIS_BLOCKS = 6  # restart when the basis has grown to that many blocks
+EXTRA_COLUMNS = 8  # the block is that much wider than K: faster convergence, and room for multiple eigenvalues
+DENSE_BELOW = 8  # a problem of fewer than that many blocks goes to LAPACK at once
 START_NOISE = 1e-2  # random part of the start: a block that spans eigenvectors exactly would never see the others
 
 
@@ -89,3 +92,57 @@ def dense_leading_eigenpairs(matrix: Tensor, K: int) -> tuple[Tensor, Tensor]:
     """
     values, vectors = torch.linalg.eigh(matrix.double())
     return values.flip(-1)[..., :K].to(matrix.dtype), vectors.flip(-1)[..., :K].to(matrix.dtype)
+
+
+def leading_or_dense(
+    apply: Callable[[Tensor], Tensor],
+    start: Tensor,
+    K: int,
+    tolerance: float,
+    matrix: Callable[[], Tensor],
+    dense: bool,
+) -> tuple[Tensor, Tensor]:
+    """K largest eigenpairs, descending: by :func:`leading_eigenpairs`, or by LAPACK, which alone needs the matrix.
+
+    LAPACK is used where ``dense`` asks for it, for small problems, and, with a warning, where the iteration does not
+    converge.
+    """
+    if not (dense or is_small(start.shape[-2], K)):
+        values, vectors, converged = leading_eigenpairs(apply, start, K, tolerance)
+        if converged:
+            return values, vectors
+        warn_of_lapack()
+    return dense_leading_eigenpairs(matrix(), K)
+
+
+def warn_of_lapack() -> None:
+    """Warn that the iteration did not converge."""
+    warnings.warn("the eigenvectors of an image did not converge; computed by dense LAPACK instead", stacklevel=5)
+
+
+def block_width(K: int) -> int:
+    """Columns of the block for K eigenpairs: matrix products are fastest with a multiple of 16."""
+    return -(-(K + EXTRA_COLUMNS) // 16) * 16
+
+
+def is_small(count: int, K: int) -> bool:
+    """Whether LAPACK finds K eigenpairs of ``count`` nodes sooner than the iteration."""
+    return count < DENSE_BELOW * block_width(K)
+
+
+def noise_block(W: Tensor, width: int) -> Tensor:
+    """(..., T, width) to start from, the same for all matrices of a batch. Seeded: a rerun gives the same result."""
+    noise = torch.randn(W.shape[-1], width, generator=torch.Generator().manual_seed(0)).to(W)
+    return noise.expand(*W.shape[:-1], width)
+
+
+def start_block(features: Tensor, width: int) -> Tensor:
+    """(..., T, width): a few steps towards the leading eigenvectors of F F' without threshold, at next to no cost.
+
+    F F' x is two thin products. Negative entries of F F' are few and small, so that its leading eigenvectors are a
+    good start for those of the thresholded affinity. Seeded: a rerun gives the same result.
+    """
+    width = min(width, features.shape[-2])  # problems that small go to LAPACK and need no start
+    mixing = torch.randn(features.shape[-1], width, generator=torch.Generator().manual_seed(0)).to(features)
+    block = features @ mixing
+    return leading_eigenpairs(lambda x: features @ (features.mT @ x), block, width, tolerance=0.0, max_iterations=3)[1]
