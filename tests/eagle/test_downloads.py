@@ -13,10 +13,7 @@ import torch
 
 from eagleseg.commands import download_datasets, download_models
 from eagleseg.data.archives import unpack
-from file_server import closed_port
 from spectralseg.errors import InputError, OutputError
-from spectralseg.files import downloads
-from spectralseg.files.downloads import fetch
 from spectralseg.models import backbones, weights
 from spectralseg.models.backbones import Source
 
@@ -49,65 +46,6 @@ def random_bytes(count: int) -> bytes:
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-# --- fetching ---
-
-
-def test_fetched_once(serve, tmp_path):
-    server = serve(b"x" * 3_000_000)
-    for _ in range(2):
-        assert fetch(server.address, tmp_path / "a.zip").read_bytes() == server.data
-    assert len(server.asked) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
-
-
-def test_what_broke_off_goes_on(serve, tmp_path):
-    data = random_bytes(3_000_000)
-    server = serve(data, cut=1_200_000)
-    with pytest.raises(InputError) as error:
-        fetch(server.address, tmp_path / "a.zip")
-    line = (
-        f"cannot download {server.address}: the connection broke off after 1200000 of 3000000 bytes; 1.2 MB are kept,"
-    )
-    assert str(error.value) == f"{line} the same command goes on there"
-    assert not (tmp_path / "a.zip").exists()
-    assert fetch(server.address, tmp_path / "a.zip").read_bytes() == data
-    assert [wanted for _, wanted in server.asked] == [None, "bytes=1200000-"]
-    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
-
-
-@pytest.mark.parametrize("change", ["other file", "no validator", "no ranges", "other address", "shorter file"])
-def test_a_part_of_something_else_is_not_gone_on_with(serve, tmp_path, change):
-    server = serve(b"a" * 2_000_000, cut=1_500_000, etag=None if change == "no validator" else '"v1"')
-    with pytest.raises(InputError):
-        fetch(server.address, tmp_path / "a.zip")
-    server.data = random_bytes(1_000_000 if change == "shorter file" else 2_000_000)
-    if change == "other file":
-        server.etag = '"v2"'
-    server.ranges = change != "no ranges"
-    address = server.address + ("?2" if change == "other address" else "")
-    assert fetch(address, tmp_path / "a.zip").read_bytes() == server.data
-
-
-def test_addresses_that_lead_nowhere(tmp_path):
-    for address in (f"http://127.0.0.1:{closed_port()}/x", "file:///absent/x.zip", "s3://bucket/x", "://", "http://[x"):
-        with pytest.raises(InputError) as error:
-            fetch(address, tmp_path / "a.zip")
-        assert str(error.value).startswith(f"cannot download {address}: ")
-        assert "\n" not in str(error.value)
-    assert not list(tmp_path.iterdir())
-
-
-def test_no_room(serve, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(OutputError, match="has 1.0 kB of free space, 5.0 kB are needed"):
-        fetch(serve(b"x" * 5000).address, tmp_path / "a.zip")
-    assert not (tmp_path / "a.zip").exists()
-
-
-class Usage:
-    free = 1000
 
 
 # --- unpacking ---

@@ -109,21 +109,6 @@ def test_bad_images_among_good_ones(mixed, options, tmp_path, capsys):
     assert lines[-1].startswith(f"extract_features: 0 written, {len(good)} already there, {len(reasons)} failed, in ")
 
 
-def test_conversions_agree(mixed, tmp_path, capsys):
-    """Grey, deep grey, RGBA and palette pictures give the features of what they show."""
-    folder, _, _ = mixed
-    with Image.open(folder / "grey.png") as grey, Image.open(folder / "palette.png") as palette:
-        grey.convert("RGB").save(folder / "grey-as-rgb.png")
-        palette.convert("RGB").save(folder / "palette-as-rgb.png")
-    pairs = {"grey": "grey-as-rgb", "deep": "grey-as-rgb", "rgba": "rgb", "palette": "palette-as-rgb"}
-    names = [f"{image_id}.png" for image_id in {*pairs, *pairs.values()}]
-    assert run(features_flags(folder, tmp_path / "features", names), capsys)[0] is None
-    keys = {name: torch.load(tmp_path / "features" / f"{name[:-4]}.pth")["k"] for name in names}
-    for name, other in pairs.items():
-        assert torch.equal(keys[f"{name}.png"], keys[f"{other}.png"])
-    assert not torch.equal(keys["rgb.png"], keys["grey.png"])
-
-
 def test_images_too_large_for_the_memory(tmp_path, capsys, monkeypatch):
     """A batch that is too large is taken image by image; an image that is too large is reported."""
     images = write_pictures(tmp_path / "images", 3)
@@ -177,21 +162,9 @@ def with_nan(path):
     torch.save(record, path)
 
 
-def without_keys(path):
-    record = torch.load(path)
-    del record["k"]
-    torch.save(record, path)
-
-
 def without_shape(path):
     record = torch.load(path)
     del record["shape"]
-    torch.save(record, path)
-
-
-def of_another_grid(path):
-    record = torch.load(path)
-    record["k"] = record["k"][:, :-1]
     torch.save(record, path)
 
 
@@ -201,13 +174,11 @@ def of_another_grid(path):
         (cut, "image1.pth cannot be read", 0),
         (lambda path: path.write_bytes(b""), "image1.pth cannot be read", 0),
         (lambda path: torch.save([1, 2], path), "image1.pth holds a list, not a record", 0),
-        (without_keys, "image1.pth has no features 'k'", 0),
         (without_shape, "image1.pth has no field 'shape'", 0),
-        (of_another_grid, "do not fit 4x5 patches of an image of 80x64 pixels", 0),
         (with_nan, "NaN", 0),
         pytest.param(with_nan, "NaN", 2, marks=pytest.mark.slow),
     ],
-    ids=["cut", "empty", "list", "no keys", "no shape", "other grid", "NaN", "NaN in processes"],
+    ids=["cut", "empty", "list", "no shape", "NaN", "NaN in processes"],
 )
 def test_bad_features_among_good_ones(features, damage, reason, multiprocessing, tmp_path, capsys):
     images, folder = features
@@ -233,14 +204,3 @@ def test_image_that_is_gone_or_another_when_colour_is_asked_for(features, tmp_pa
     assert found["image0"] == f"no image 'image0.png' in {images}"
     assert "has 81x64 pixels, its features came from 80x64" in found["image2"]
     assert {path.name for path in (tmp_path / "eigs").iterdir()} == {"image1.pth", "stage.json"}
-
-
-def test_more_eigenvectors_than_an_image_has(tmp_path, capsys):
-    """Laplacians have K eigenvectors for K patches at most: an image with fewer is reported."""
-    images = write_pictures(tmp_path / "images", 1)
-    picture(7, 32, 16).save(images / "small.png")  # 2 patches
-    assert run(features_flags(images, tmp_path / "features"), capsys)[0] is None
-    message, lines = run(eigs_flags(images, tmp_path / "features", tmp_path / "eigs"), capsys)
-    assert message == "error: 1 of 2 images failed in extract_eigs: see the lines above"
-    assert reported(lines, "extract_eigs").keys() == {"small"}
-    assert (tmp_path / "eigs" / "image0.pth").exists()

@@ -4,13 +4,15 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from file_server import NAME, closed_port
-from running import environment, error_line, run_extract, write_pictures
+from running import features_flags, refused_here, write_pictures
 from spectralseg.errors import InputError, OutputError
 from spectralseg.files import downloads
+from spectralseg.files.downloads import fetch
 from spectralseg.models import backbones, weights
 from spectralseg.models.backbones import Source, load_backbone
 from spectralseg.models.weights import download
@@ -106,15 +108,6 @@ def test_what_does_not_arrive_is_not_kept(data, options, reason, serve, cache):
         load_backbone(MODEL, server.address)
 
 
-def test_a_truncated_checkpoint_is_not_kept(serve, checkpoint, cache):
-    """More than one chunk arrives before the connection ends."""
-    data = checkpoint.read_bytes() * 2
-    server = serve(data[: (1 << 20) + 1000], length=len(data))
-    with pytest.raises(InputError, match=f"broke off after {(1 << 20) + 1000} of {len(data)} bytes"):
-        download(server.address)
-    assert files(cache) == []
-
-
 def test_a_server_that_falls_silent(serve, cache, monkeypatch):
     monkeypatch.setattr(downloads, "TIMEOUT_SECONDS", 0.3)
     server = serve(b"PK half", length=1000, stall=True)
@@ -139,6 +132,48 @@ def test_a_cache_that_cannot_be_written(serve, checkpoint, tmp_path, monkeypatch
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
     with pytest.raises(OutputError, match="cannot create the folder .*file"):
         download(serve(checkpoint.read_bytes()).address)
+
+
+# --- files of any kind, which are gone on with ---
+
+
+def test_what_broke_off_goes_on(serve, tmp_path):
+    data = np.random.default_rng(0).bytes(3_000_000)
+    server = serve(data, cut=1_200_000)
+    with pytest.raises(InputError) as error:
+        fetch(server.address, tmp_path / "a.zip")
+    line = (
+        f"cannot download {server.address}: the connection broke off after 1200000 of 3000000 bytes; 1.2 MB are kept,"
+    )
+    assert str(error.value) == f"{line} the same command goes on there"
+    assert not (tmp_path / "a.zip").exists()
+    assert fetch(server.address, tmp_path / "a.zip").read_bytes() == data
+    assert [wanted for _, wanted in server.asked] == [None, "bytes=1200000-"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+@pytest.mark.parametrize("change", ["other file", "no validator", "no ranges", "other address", "shorter file"])
+def test_a_part_of_something_else_is_not_gone_on_with(serve, tmp_path, change):
+    server = serve(b"a" * 2_000_000, cut=1_500_000, etag=None if change == "no validator" else '"v1"')
+    with pytest.raises(InputError):
+        fetch(server.address, tmp_path / "a.zip")
+    server.data = np.random.default_rng(0).bytes(1_000_000 if change == "shorter file" else 2_000_000)
+    if change == "other file":
+        server.etag = '"v2"'
+    server.ranges = change != "no ranges"
+    address = server.address + ("?2" if change == "other address" else "")
+    assert fetch(address, tmp_path / "a.zip").read_bytes() == server.data
+
+
+def test_no_room(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: Usage)
+    with pytest.raises(OutputError, match="has 1.0 kB of free space, 5.0 kB are needed"):
+        fetch(serve(b"x" * 5000).address, tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip").exists()
+
+
+class Usage:
+    free = 1000
 
 
 # --- published weights ---
@@ -178,18 +213,17 @@ def test_no_published_weights_and_no_hub(data, on_hub, serve, cache, monkeypatch
     assert files(cache) == []
 
 
-def test_without_a_network_the_command_line_says_what_to_do(tmp_path):
+def test_without_a_network_the_command_line_says_what_to_do(tmp_path, monkeypatch, capsys):
     images = write_pictures(tmp_path / "images", 1)
-    (tmp_path / "list.txt").write_text("image0.png\n")
-    proxy = f"http://127.0.0.1:{closed_port()}"
-    offline = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), proxy)
-    offline |= {"HF_HOME": str(tmp_path / "hub"), "TORCH_HOME": str(tmp_path / "torch"), "no_proxy": "", "NO_PROXY": ""}
-    result = run_extract(
-        *("extract_features", "--images_list", tmp_path / "list.txt", "--images_root", images),
-        *("--model_name", "dinov2_vits14", "--batch_size", 1, "--output_dir", tmp_path / "out"),
-        env=environment(**offline),
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(weights.hub_constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    flags = features_flags(images, tmp_path / "out")
+    message = refused_here(capsys, *flags, "--model_name=dinov2_vits14")
+    assert message.startswith(
+        "error: the weights of dinov2_vits14 cannot be had (timm hub vit_small_patch14_dinov2.lvd"
     )
-    line = error_line(result)
-    assert "timm hub vit_small_patch14_dinov2.lvd142m" in line
-    assert line.endswith("download them elsewhere and pass --weights PATH")
+    assert message.endswith("download them elsewhere and pass --weights PATH")
     assert not (tmp_path / "out").exists()

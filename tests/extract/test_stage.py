@@ -248,24 +248,6 @@ def test_two_processes_give_what_one_gives(tmp_path):
     assert one == two
 
 
-@pytest.mark.slow
-def test_worker_processes_give_what_one_process_gives(tmp_path):
-    """Bytes do not depend on the number of workers; this process has more threads, and so other rounding."""
-    images = write_pictures(tmp_path / "images", 4, width=160, height=128)
-    commands = [extract_features, extract_eigs]
-    main(commands, features_flags(images, tmp_path / "features"))
-    for workers in (0, 1, 2):
-        flags = eigs_flags(images, tmp_path / "features", tmp_path / f"eigs{workers}")
-        main(commands, [*flags, f"--multiprocessing={workers}"])
-    here, one, two = (contents(tmp_path / f"eigs{workers}") for workers in (0, 1, 2))
-    assert one == two
-    assert here.keys() == one.keys() == {"stage.json", *(f"image{index}.pth" for index in range(4))}
-    for name in here.keys() - {"stage.json"}:
-        record, other = (torch.load(tmp_path / folder / name) for folder in ("eigs0", "eigs1"))
-        for field in ("eigenvalues", "eigenvectors"):
-            torch.testing.assert_close(record[field], other[field], atol=1e-5, rtol=1e-5)
-
-
 def test_eigenvectors_know_their_features(tmp_path, capsys):
     """After the features were redone otherwise, eigenvectors of the old ones are not mixed with new ones."""
     images = write_pictures(tmp_path / "images", 1)

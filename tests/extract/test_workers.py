@@ -185,19 +185,14 @@ def test_stream_that_is_left_ends_its_workers():
     assert not psutil.pid_exists(pid)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_stream_ends_with_ctrl_c_and_with_its_parent(number):
+def test_stream_ends_with_its_parent():
     command = [sys.executable, "-c", "import worker_jobs; worker_jobs.stream_slowly()"]
     process = start_command(command, cwd=os.path.dirname(worker_jobs.__file__))
     assert process.stdout.readline() == "first\n"
     assert len(members(process)) >= 3
-    if number == signal.SIGINT:  # a terminal sends it to all processes of the group
-        os.killpg(process.pid, signal.SIGINT)
-    else:
-        process.kill()
-    stderr = process.communicate(timeout=60)[1]
-    assert stderr.count("Traceback") == (number == signal.SIGINT), stderr
+    process.kill()
     wait_until(lambda: not members(process), seconds=30)
+    assert "Traceback" not in process.communicate(timeout=60)[1]
 
 
 # --- the whole command ----------------------------------------------------------------------------------------------
@@ -280,14 +275,12 @@ def test_ctrl_c_while_workers_start(eigs):
     check_interrupted(process)
 
 
-def test_workers_end_with_a_killed_parent(command):
-    flags, output = command
+def test_decoders_end_with_a_killed_parent(features):
+    flags, output = features
     process = start_extract(*flags)
     wait_until(first_output(output))
-    workers = len(members(process)) - 1
-    assert workers >= 2
+    assert len(members(process)) >= 3
     process.kill()
-    process.wait()
     wait_until(lambda: not members(process), seconds=30)
     process.communicate()
 

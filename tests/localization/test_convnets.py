@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torchvision import models
 
 from objectloc.convnets import ADDRESSES, load_convnet
 from objectloc.options import CONVNETS
@@ -46,34 +45,12 @@ def test_dilation_keeps_the_weights_and_what_they_see():
     )
 
 
-@pytest.mark.parametrize("published", ["bare", "with a classifier", "of an old torch"])
-def test_checkpoints_in_torchvisions_layout(tmp_path, published):
-    torch.manual_seed(1)
-    whole = models.resnet50()
-    tensors = {name: value for name, value in whole.state_dict().items() if not name.startswith("fc.")}
-    if published == "with a classifier":
-        tensors = whole.state_dict()
-    if published == "of an old torch":
-        tensors = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
-    torch.save(tensors, tmp_path / "weights.pth")
-    network = load_convnet("resnet50", str(tmp_path / "weights.pth"))
-    assert network.weights.startswith("weights.pth sha256:")
-    assert torch.equal(network.model.state_dict()["layer4.2.conv3.weight"], whole.layer4[2].conv3.weight)
-
-
 def test_vgg_checkpoint(tmp_path):
     torch.save(load_convnet("vgg16_imagenet", "random").model.state_dict(), tmp_path / "vgg.pth")
     assert torch.load(tmp_path / "vgg.pth", weights_only=True)["features.28.bias"].shape == (512,)
     load_convnet("vgg16_imagenet", str(tmp_path / "vgg.pth"))
     with pytest.raises(InputError, match="vgg.pth does not fit this model"):
         load_convnet("resnet50", str(tmp_path / "vgg.pth"))
-
-
-def test_weights_that_cannot_be_had(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setitem(ADDRESSES, "resnet50", (tmp_path / "absent.pth").as_uri())
-    with pytest.raises(InputError, match=r"cannot download file:.*absent.pth.*give its path as the weights"):
-        load_convnet("resnet50")
 
 
 def test_weights_that_torchvision_fetched_already(tmp_path, monkeypatch):
