@@ -56,23 +56,6 @@ def test_knn_by_colour_and_position():
     assert np.array_equal(knn_affinity(colours.transpose(1, 0, 2), [(2, 2.0)]).toarray(), with_position)
 
 
-def test_knn_settings_add_up():
-    colours = np.random.default_rng(1).random((5, 6, 3))
-    first, second, both = (
-        knn_affinity(colours, edges).toarray() for edges in ([(4, 2.0)], [(3, 0.1)], [(4, 2.0), (3, 0.1)])
-    )
-    assert np.array_equal(both, first + second)
-
-
-def test_knn_counts_edges():
-    """20 + 10 neighbours of each of 7 * 9 points, each edge counted in both directions; both graphs hold the loops."""
-    affinity = knn_affinity(np.random.default_rng(2).random((7, 9, 3))).toarray()
-    assert np.array_equal(affinity, affinity.T)
-    assert affinity.sum() == 2 * (20 + 10) * 63
-    assert np.array_equal(np.diag(affinity), np.full(63, 4.0))
-    assert (affinity.sum(axis=1) >= 20 + 10).all()
-
-
 def test_knn_agrees_with_all_distances():
     colours = np.random.default_rng(3).random((6, 8, 3))
     expected = np.zeros((48, 48))
@@ -88,10 +71,6 @@ def test_knn_agrees_with_all_distances():
 
 
 # --- the 3x3 window around each pixel ---
-
-
-def test_rw_of_one_pixel_is_its_own_window_nine_times():
-    assert np.array_equal(rw_affinity(greys([[0.3]])).toarray(), [[9.0]])
 
 
 def test_rw_of_two_by_two():

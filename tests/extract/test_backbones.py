@@ -160,14 +160,6 @@ def test_one_position_by_hand():
     assert resized[0, 1, 0] == pytest.approx(column, abs=1e-5)
 
 
-@pytest.mark.parametrize("side", [14, 28])
-def test_every_number_of_rows_and_columns_comes_out(side):
-    positions = noise(1, 1 + side**2, 1)
-    for count in range(1, 301):
-        assert resize_dino_positions(positions, count, 5).shape == (1, 1 + 5 * count, 1)
-        assert resize_dino_positions(positions, 3, count).shape == (1, 1 + 3 * count, 1)
-
-
 def test_dino_models_use_their_own_positions_and_others_timms():
     dino, plain = load_backbone("dino_vits16", "random"), load_backbone("vit_small_patch16_224.dino", "random")
     for name, value in plain.model.state_dict().items():

@@ -123,12 +123,6 @@ def test_any_text_arrives_as_it_is(text):
     assert seen == [text]
 
 
-@given(st.lists(st.integers(), min_size=1), st.sampled_from(["{}", "({})", "[{}]", "({},)"]))
-def test_tuples_in_any_notation(numbers, notation):
-    text = notation.format(", ".join(map(str, numbers)))
-    assert called(f"--blocks={text}") == ({} if numbers == [-1] else {"blocks": tuple(numbers)})
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -230,20 +224,9 @@ def examples(text):
     return [shlex.split(line)[2:] for line in re.findall(r"^ *(python extract\.py .*)$", joined, flags=re.MULTILINE)]
 
 
-EXAMPLES = [example for text in [cli, *COMMANDS.values()] for example in examples(text.__doc__)]
-
-
 def test_every_command_has_an_example():
     for name, command in COMMANDS.items():
         assert [example[0] for example in examples(command.__doc__)][:1] == [name] or "streamlit" in command.__doc__
-
-
-@pytest.mark.parametrize("arguments", EXAMPLES, ids=lambda arguments: arguments[0])
-def test_flags_of_the_examples_exist(arguments):
-    parameters = inspect.signature(COMMANDS[arguments[0]]).parameters
-    flags = [argument[2:] for argument in arguments if argument.startswith("--")]
-    assert flags
-    assert set(flags) <= set(parameters)
 
 
 def test_examples_run_one_after_the_other(tmp_path):

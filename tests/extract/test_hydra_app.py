@@ -96,6 +96,8 @@ def test_overrides_in_hydras_form_and_as_flags(settings_of: Callable, project: P
         assert settings_of(*arguments) == Settings(str(project / "data" / "here"), Model("small", 5), -3, True, "x")
     assert settings_of("--config-name", "train", "--quick").quick
     assert settings_of("--config-name=train", "label='a=b'").label == "a=b"
+    assert not list(Path.cwd().iterdir())  # Hydra writes nothing of its own
+    assert not list((project / "outputs" / "results").iterdir())
 
 
 def test_the_environment_and_the_arguments_are_as_before(settings_of: Callable, monkeypatch: pytest.MonkeyPatch):
@@ -175,24 +177,20 @@ def test_folders_that_hold_something_or_lie_outside_stay(message: Callable, proj
     assert sorted(str(path.relative_to(Path.cwd())) for path in Path.cwd().rglob("*")) == ["a", "a/b", "a/b/log"]
 
 
-def test_our_own_faults_keep_their_traceback(project: Path, capfd: pytest.CaptureFixture[str]):
-    def fault(config: DictConfig) -> None:
-        raise KeyError("ours")
+def test_tracebacks_are_for_our_own_faults_and_for_who_wants_them(project: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(error: Exception) -> Callable[[DictConfig], None]:
+        def task(config: DictConfig) -> None:
+            raise error
+
+        return task
 
     with pytest.raises(KeyError, match="ours"):
-        run(fault, "room/train", [])
-
-
-def test_who_wants_tracebacks_gets_them(project: Path, monkeypatch: pytest.MonkeyPatch):
+        run(fail(KeyError("ours")), "room/train", [])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-
-    def fail(config: DictConfig) -> None:
-        raise InputError("no")
-
     with pytest.raises(InputError):
-        run(fail, "room/train", [])
+        run(fail(InputError("no")), "room/train", [])
     with pytest.raises(Exception, match="Could not override"):
-        run(fail, "room/train", ["zzz=3"])
+        run(fail(InputError("no")), "room/train", ["zzz=3"])
     assert os.environ["HYDRA_FULL_ERROR"] == "1"
 
 
@@ -206,19 +204,10 @@ def test_interrupted(project: Path, capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().err == "\ninterrupted\n"
 
 
-def test_hydra_writes_nothing_of_its_own(settings_of: Callable, project: Path):
-    settings_of("quick=true")
-    assert not list(Path.cwd().iterdir())
-    assert not list((project / "outputs" / "results").iterdir())
-
-
-def test_several_runs(project: Path):
-    folders = []
-    run(
-        lambda config: folders.append((run_folder(), config.rate)),
-        "room/train",
-        ["quick=true", "-m", "rate=1,2"],
-    )
+@pytest.mark.parametrize("config", ["room/train", "recipes/large"])
+def test_several_runs(recipes: Callable, config: str):
+    folders: list = []
+    run(lambda config: folders.append((run_folder(), config.rate)), config, ["quick=true", "-m", "rate=1,2"])
     assert folders == [(Path.cwd() / "sweep" / "0", 1), (Path.cwd() / "sweep" / "1", 2)]
 
 
@@ -231,10 +220,7 @@ def test_help_tells_what_the_script_does_and_what_its_settings_mean(project: Pat
         printed = capsys.readouterr().out
         assert printed.startswith("Scripts with a Hydra config")
         assert "# what the settings mean" in printed
-
-
-def test_the_composed_config_can_be_shown(project: Path, capsys: pytest.CaptureFixture[str]):
-    run(lambda config: None, "room/train", ["--cfg", "job", "--rate", "3"])
+    run(task, "room/train", ["--cfg", "job", "--rate", "3"])
     assert "rate: 3" in capsys.readouterr().out
 
 
@@ -270,11 +256,7 @@ def test_yml_configs(recipes: Callable, project: Path):
 def test_another_config_of_the_folder(recipes: Callable, flag: str):
     assert recipes(*flag.split(), "--quick").model == Model("large", 9)
     assert recipes("--quick", *flag.split(), "--rate", "3").rate == 3
-
-
-def test_yaml_beside_yml(recipes: Callable):
-    assert recipes("--config-name", "plain").model.name == "plain"
-    assert recipes("--config-name=plain.yaml").model.name == "plain"
+    assert recipes(*flag.replace("large", "plain").replace("yml", "yaml").split()).model.name == "plain"
 
 
 def test_help_of_yml_configs(recipes: Callable, capsys: pytest.CaptureFixture[str]):
@@ -314,9 +296,3 @@ def test_configs_that_cannot_be_read(recipes: Callable, project: Path, name: str
         recipes()
     assert expected in stop.value.code
     assert "\n" not in stop.value.code
-
-
-def test_several_runs_of_a_yml_config(recipes: Callable, project: Path):
-    rates = []
-    run(lambda config: rates.append(config.rate), "recipes/large", ["-m", "rate=1,2"])
-    assert rates == [1, 2]

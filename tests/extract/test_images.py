@@ -47,16 +47,6 @@ def test_lists_of_any_origin_mean_the_same(text, tmp_path):
     assert list(files.items()) == [("a", "a.png"), ("b", "b.jpg"), ("c", "sub/c.jpg")]
 
 
-@given(st.permutations([*range(6), 2, 4]), st.lists(st.sampled_from(["\n", "\r\n", "\n\n"]), min_size=8, max_size=8))
-def test_order_and_repetition_do_not_matter(tmp_path_factory, order, ends):
-    folder = tmp_path_factory.mktemp("list")
-    touch(folder, *(f"image {index}.jpg" for index in range(6)))
-    text = "".join(f"image {index}.jpg{end}" for index, end in zip(order, ends, strict=True))
-    (folder / "list.txt").write_bytes(text.encode())
-    files = read_images_list(folder / "list.txt", folder)
-    assert list(files.items()) == [(f"image {index}", f"image {index}.jpg") for index in range(6)]
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -89,11 +89,8 @@ def test_boxes_are_frames_in_the_colour_of_their_label():
     assert picture.getpixel((100, 119)) == picture.getpixel((100, 122)) == (255, 255, 255)
     assert picture.getpixel((100, 100)) == (255, 255, 255)  # not filled
     assert picture.getpixel((22, 82)) == colour(3)  # the ground of the text
-
-
-@pytest.mark.parametrize("corners", [(0, 0, 1, 1), (99, 69, 100, 70), (5, 5, 5, 5), (-3, -3, 500, 500)])
-def test_boxes_of_any_size_are_drawn(corners):
-    assert draw_boxes(Image.new("RGB", (100, 70)), [Box(corners, "12, cluster 7", 300 % 256)], 1).size == (100, 70)
+    for corners in ((0, 0, 1, 1), (99, 69, 100, 70), (5, 5, 5, 5), (-3, -3, 500, 500)):
+        assert draw_boxes(Image.new("RGB", (100, 70)), [Box(corners, "12, cluster 7", 44)], 1).size == (100, 70)
 
 
 def test_panels_have_the_size_of_the_thumbnail():
@@ -460,13 +457,7 @@ def test_in_a_browser(tab):
     settled(tab, "Images 1 to 8 of 40")
     assert {caption for caption, _ in pictures(tab)} == {"image", "segmentation"}
 
-    # pages; a label from the list, another one typed
-    tab.get_by_role("button", name="Next").click()
-    settled(tab, "Images 9 to 16 of 40")
-    tab.get_by_role("combobox").first.click()
-    tab.get_by_role("option", name="label 2").click()
-    settled(tab, "Images 1 to 8 with label 2; there are more")
-    assert close(pictures(tab)[1][1].getpixel(right), colour(2))
+    # a label that is not in the list can be typed
     show = tab.get_by_role("combobox").first
     show.click()
     show.fill("9")
