@@ -13,6 +13,12 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> None:
         raise InputError(f"no {name} '{value}'; known are {', '.join(known)}")
 
 
+def some_of(names: list[str], count: int = 3) -> str:
+    """The first of some names, and how many more there are, for a message of one line."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
 class OutputError(OSError):
     """A result cannot be written (full disk, read-only folder): the whole command stops, nothing is half-written."""
 

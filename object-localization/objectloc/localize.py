@@ -1,7 +1,6 @@
 """One image at a time: its features or eigenvectors, a detector, and a small file with the box."""
 
 import functools
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from objectloc.options import DataOptions, DetectorOptions
 from objectloc.patch_sources import Patches, pick_eigenvector, read_eigenvector, read_patches
 from spectralseg.errors import InputError
 from spectralseg.files.images import load_image
-from spectralseg.files.storage import atomic_write
+from spectralseg.files.storage import save_json, save_picture
 from spectralseg.mathematics.eigen import spectral_eigenvectors
 from spectralseg.running.devices import require_memory
 from spectralseg.running.stage import provenance
@@ -66,12 +65,10 @@ def localize(
         truth = images.find_boxes(image_id) if annotated and images.find_boxes is not None else None
         image = load_image(images.path(image_id))
         drawn = draw_picture(picture, image, found.box, found.detection, found.step, truth)
-        with atomic_write(folder / PICTURES / f"{image_id}_{picture}.png") as file:
-            drawn.save(file, "PNG")
+        save_picture(folder / PICTURES / f"{image_id}_{picture}.png", drawn)
     height, width = found.size
     record = {"file": images.files[image_id], "height": height, "width": width, "box": list(found.box)}
-    with atomic_write(folder / BOXES / f"{image_id}{SUFFIX}") as file:
-        file.write((json.dumps(record) + "\n").encode())
+    save_json(folder / BOXES / f"{image_id}{SUFFIX}", record, indent=None)
 
 
 @functools.lru_cache(maxsize=1)

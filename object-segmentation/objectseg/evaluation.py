@@ -14,7 +14,6 @@ visualize=N, contact sheets. On the sample photographs, with their true masks as
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,7 +30,7 @@ from spectralseg import __version__
 from spectralseg.drawing.pictures import contact_sheet, overlay
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import ENLARGE
-from spectralseg.files.storage import atomic_write, make_folder, remove
+from spectralseg.files.storage import atomic_write, make_folder, remove, save_json, save_picture
 from spectralseg.progress import progress_bar
 from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.stage import describe
@@ -184,8 +183,9 @@ class _Sheets:
         self._added += 1
         if self._added % SHEET_IMAGES == 0 or self._added == self.images:
             self._pages += 1
-            with atomic_write(make_folder(self.folder) / f"{self.name}_{self._pages}.png") as file:
-                contact_sheet(self._panels, SHEET_COLUMNS).save(file, format="PNG")
+            save_picture(
+                make_folder(self.folder) / f"{self.name}_{self._pages}.png", contact_sheet(self._panels, SHEET_COLUMNS)
+            )
             self._panels = []
 
 
@@ -204,8 +204,7 @@ def _write_results(
         "predictions_made_with": made_with,
         "spectralseg": __version__,
     }
-    with atomic_write(folder / "results.json") as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+    save_json(folder / "results.json", content)
 
 
 def _as_table(results: dict[str, dict[str, float | int]], absent: dict[str, str]) -> str:

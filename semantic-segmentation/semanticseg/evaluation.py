@@ -13,7 +13,6 @@ Settings are explained in configs/semantic-segmentation/base.yaml and eval.yaml.
 (outputs/semantic-segmentation/evaluation, or what hydra.run.dir=... says) results.json, confusion.png and overlays/.
 """
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -41,7 +40,7 @@ from semanticseg.settings import Data, EvalSettings
 from spectralseg import __version__
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_images
-from spectralseg.files.storage import atomic_write, make_folder
+from spectralseg.files.storage import make_folder, save_json
 from spectralseg.mathematics.matching import Match, apply_match, confusion_matrix, match_clusters
 from spectralseg.progress import progress_bar
 from spectralseg.running.hydra_app import run, run_folder, to_settings
@@ -85,8 +84,7 @@ def evaluate(config: DictConfig) -> None:
         _print_one(folder, seed, result, names)
     content = results["None"] if settings.seeds is None else _over_seeds(results)
     content |= {"settings": asdict(settings), "spectralseg": __version__}
-    with atomic_write(output / "results.json") as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+    save_json(output / "results.json", content)
     print(f"results -> {output}")
 
 

@@ -12,7 +12,7 @@ from semanticseg.pseudolabels import VOID, Labelled, Labels, read_truth
 from spectralseg.drawing.charts import confusion_picture
 from spectralseg.drawing.pictures import contact_sheet, overlay
 from spectralseg.files.images import load_image
-from spectralseg.files.storage import atomic_write, make_folder, remove
+from spectralseg.files.storage import make_folder, remove, save_picture
 from spectralseg.mathematics.matching import class_iou, mean_iou, pixel_accuracy
 
 
@@ -57,8 +57,7 @@ def as_table(result: dict[str, Any], clusters: dict[str, list[int]] | None = Non
 
 def save_confusion(path: Path, confusion: NDArray[np.int64], names: Sequence[str], title: str) -> None:
     """Draw the confusion matrix (classes, classes)."""
-    with atomic_write(path) as file:
-        confusion_picture(confusion, names, names, title).save(file, format="PNG")
+    save_picture(path, confusion_picture(confusion, names, names, title))
 
 
 def save_overlays(
@@ -85,8 +84,7 @@ def save_overlays(
         panels = [(entry.id, photograph)]
         for kind, labels in (("truth", truth), ("prediction", prediction)):
             panels.append((f"{kind}: {_named(labels, names)}", _painted(photograph, labels)))
-        with atomic_write(folder / f"{entry.id}.png") as file:
-            contact_sheet(panels, columns=3).save(file, format="PNG")
+        save_picture(folder / f"{entry.id}.png", contact_sheet(panels, columns=3))
 
 
 def _painted(photograph: Image.Image, labels: Labels) -> Image.Image:

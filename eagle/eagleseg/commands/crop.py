@@ -21,7 +21,7 @@ from eagleseg.data.settings import CROP_TYPES, DataSettings
 from eagleseg.data.sources import Source
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import save_labels
-from spectralseg.files.storage import atomic_write, make_folder, remove, remove_leftovers
+from spectralseg.files.storage import atomic_write, make_folder, remove, remove_leftovers, save_picture
 from spectralseg.running.hydra_app import run, to_settings
 from spectralseg.running.stage import Stage, describe, rank_and_world_size
 from spectralseg.settings import Settings, setting, settings_from
@@ -123,5 +123,4 @@ def _crop_image(data: str, split: str, quality: int, folder: str, last: str) -> 
         if label is not None:
             left, top, right, bottom = box
             save_labels(Path(folder, "label", split, f"{number}.png"), stored_label(label[top:bottom, left:right]))
-        with atomic_write(Path(folder, "img", split, f"{number}.jpg")) as file:
-            image.crop(box).save(file, format="JPEG", quality=quality)
+        save_picture(Path(folder, "img", split, f"{number}.jpg"), image.crop(box), quality=quality)

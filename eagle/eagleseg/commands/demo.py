@@ -25,7 +25,7 @@ from eagleseg.evaluation.scores import as_classes
 from spectralseg.errors import InputError
 from spectralseg.files.images import to_tensor
 from spectralseg.files.label_maps import save_labels
-from spectralseg.files.storage import atomic_write, make_folder
+from spectralseg.files.storage import make_folder, save_picture
 from spectralseg.models.weights import fingerprint
 from spectralseg.running.devices import pick_device
 from spectralseg.running.hydra_app import run, run_folder, to_settings
@@ -81,8 +81,10 @@ class Finish:
         for probe in sorted(self.names, reverse=True):  # 'cluster' last: it says that the photograph is done
             labels = _enlarged(maps[probe], job.photograph.size)
             if probe == "cluster":
-                with atomic_write(make_folder(self.folder / "overlays") / f"{job.id}.png") as file:
-                    with_legend(job.photograph, labels, self.names[probe]).save(file, format="PNG")
+                save_picture(
+                    make_folder(self.folder / "overlays") / f"{job.id}.png",
+                    with_legend(job.photograph, labels, self.names[probe]),
+                )
             void = len(self.names[probe])  # clusters without a class get the number after the last
             save_labels(make_folder(self.folder / probe) / f"{job.id}.png", np.where(labels < 0, void, labels))
         return job.id, None

@@ -4,7 +4,6 @@ Source: Kim et al., EAGLE, CVPR 2024, and Hamilton et al., STEGO, ICLR 2022. Ima
 is one matrix of counts per probe.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from eagleseg.evaluation.scores import NAMES, ProbeCounts, as_classes, scores
 from spectralseg.drawing.charts import confusion_picture
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import save_labels
-from spectralseg.files.storage import atomic_write, make_folder
+from spectralseg.files.storage import make_folder, save_json, save_picture
 from spectralseg.mathematics.crf import EAGLE_CRF, refine_probabilities
 from spectralseg.progress import progress_bar
 from spectralseg.running.workers import stream
@@ -150,11 +149,9 @@ def _write_pictures(
         columns = {caption: [maps[caption] for maps in shown.values()] for caption in ("label", "linear", "cluster")}
         pictures["predictions"] = rows_of_labels(photographs, columns, [dataset.ids[index] for index in shown])
     for name, picture in pictures.items():
-        with atomic_write(folder / f"{name}.png") as file:
-            picture.save(file, format="PNG")
+        save_picture(folder / f"{name}.png", picture)
 
 
 def write_results(folder: Path, content: dict[str, Any]) -> None:
     """Write results.json."""
-    with atomic_write(folder / "results.json") as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+    save_json(folder / "results.json", content)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from spectralseg.errors import InputError
 from spectralseg.files.images import load_image, read_images_list
 from spectralseg.files.label_maps import load_labels, upscale_labels
-from spectralseg.files.storage import atomic_write
+from spectralseg.files.storage import save_picture
 from spectralseg.mathematics.matting import METHODS, cut_out, default_band, require_pymatting, trimap
 from spectralseg.running.stage import Stage, provenance
 from spectralseg.settings import Settings, setting
@@ -66,5 +66,4 @@ def _cut_out(
         band if settings.num_erode is None else settings.num_erode,
         band if settings.num_dilate is None else settings.num_dilate,
     )
-    with atomic_write(folder / f"{image_id}.png") as file:
-        Image.fromarray(cut_out(image, known, settings.method)).save(file, "PNG")
+    save_picture(folder / f"{image_id}.png", Image.fromarray(cut_out(image, known, settings.method)))

@@ -1,7 +1,6 @@
 """``run``: from a folder of photographs to masks, cut-outs, boxes and a page, by way of the usual stages."""
 
 import functools
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from spectralseg.drawing.pictures import fit_height
 from spectralseg.errors import ImagesFailed, InputError
 from spectralseg.files.images import EXTENSIONS, list_images, load_image
 from spectralseg.files.label_maps import MASK_FORMATS, label_picture, load_labels, upscale_labels
-from spectralseg.files.storage import atomic_write, make_folder
+from spectralseg.files.storage import atomic_write, make_folder, save_json, save_picture
 from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.crf import require_pydensecrf
 from spectralseg.running.stage import Stage, provenance
@@ -171,8 +170,7 @@ def shrink_photographs(
 def _shrink(photographs: dict[str, str], root: Path, folder: Path, max_size: int, image_id: str) -> None:
     image = load_image(root / photographs[image_id])
     image.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
-    with atomic_write(folder / f"{image_id}.png") as file:
-        image.save(file, "PNG", compress_level=1)
+    save_picture(folder / f"{image_id}.png", image, compress_level=1)
 
 
 def _write_list(folders: Folders, ids: list[str]) -> None:
@@ -213,8 +211,7 @@ def _cut_out(
     cutout = photograph.copy()
     cutout.putalpha(alpha)
     for folder, picture in ((folders.cutouts, cutout), (folders.masks, alpha)):  # masks last: they mark what is done
-        with atomic_write(folder / f"{image_id}.png") as file:
-            picture.save(file, "PNG")
+        save_picture(folder / f"{image_id}.png", picture)
 
 
 def write_results(photographs: dict[str, str], failures: dict[str, str], folders: Folders, crf: bool) -> None:
@@ -237,8 +234,7 @@ def write_results(photographs: dict[str, str], failures: dict[str, str], folders
         description += f" Here are the first {MAX_CARDS} of {len(photographs)} photographs."
     write_page(folders.output / "index.html", "Objects", cards(), description, THUMBNAIL_HEIGHT)
     content = {"images": results, "failed": failures, "boxes": "(xmin, ymin, xmax, ymax) in pixels, maxima exclusive"}
-    with atomic_write(folders.output / "results.json") as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
+    save_json(folders.output / "results.json", content, indent=1)
 
 
 def _result(image_id: str, name: str, folders: Folders) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from spectralseg.commands.viewer_sources import Box, LabelIndex, Sources, load_sources, missing_label_maps, time_stamp
 from spectralseg.drawing.pictures import caption_font, fit_height, overlay
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, some_of
 from spectralseg.files.images import load_image
 from spectralseg.files.label_maps import find_step, label_picture, load_labels, upscale_labels, voc_palette
 
@@ -174,8 +174,7 @@ def _page(st: Any, sources: Sources) -> None:
     else:
         status.info(f"No image{which}.")
     if missing:
-        more = f" and {len(missing) - MOST_NAMES} more" if len(missing) > MOST_NAMES else ""
-        status.warning(_plain(f"Without segmentation: {', '.join(missing[:MOST_NAMES])}{more}"))
+        status.warning(_plain(f"Without segmentation: {some_of(missing, MOST_NAMES)}"))
     for image_id in shown:
         with st.container(border=True):
             _card(st, sources, image_id, **view)

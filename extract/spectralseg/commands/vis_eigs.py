@@ -15,7 +15,7 @@ from spectralseg.drawing.pictures import attention_picture, contact_sheet, eigen
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_image, load_image, read_images_list
 from spectralseg.files.label_maps import infer_grid
-from spectralseg.files.storage import atomic_write, list_ids, load_eigs, load_features
+from spectralseg.files.storage import list_ids, load_eigs, load_features, save_picture
 from spectralseg.progress import progress_bar
 from spectralseg.running.stage import Stage, provenance
 from spectralseg.settings import check_range
@@ -78,8 +78,7 @@ def vis_eigs(
 def draw_sheet(image_id: str, sources: Sources, folder: Path) -> None:
     """Write ``<folder>/<id>.png``: the photograph, its eigenvectors, the [CLS] attention if there is one."""
     sheet = contact_sheet(load_card(image_id, sources, SHEET_HEIGHT).panels, height=SHEET_HEIGHT)
-    with atomic_write(folder / f"{image_id}.png") as file:
-        sheet.save(file, "PNG")
+    save_picture(folder / f"{image_id}.png", sheet)
 
 
 def write_index(ids: list[str], sources: Sources, folder: Path) -> Path:

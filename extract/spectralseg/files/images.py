@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, some_of
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -36,7 +36,7 @@ def read_images_list(images_list: str | Path, images_root: str | Path) -> dict[s
         raise InputError(f"no such images_root: {root}")
     missing = [name for name in names if not os.path.isfile(root / name)]  # also for what cannot be a name
     if missing:
-        raise InputError(f"{len(missing)} of {len(names)} images of {path} are not in {root}: {_some(missing)}")
+        raise InputError(f"{len(missing)} of {len(names)} images of {path} are not in {root}: {some_of(missing)}")
     return by_id(names)
 
 
@@ -142,17 +142,12 @@ def find_image(images_root: str | Path, name: str) -> Path:
     if not candidates:
         raise InputError(f"no image '{name}' in {root}")
     if len(candidates) > 1:
-        raise InputError(f"several images for '{name}' in {root}: {_some([c.name for c in candidates])}")
+        raise InputError(f"several images for '{name}' in {root}: {some_of([c.name for c in candidates])}")
     return candidates[0]
 
 
 def _escape(stem: str) -> str:
     return "".join(f"[{char}]" if char in "*?[" else char for char in stem)
-
-
-def _some(names: list[str], count: int = 3) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
 
 
 def load_image(path: str | Path, resize: int | None = None, center_crop: int | None = None) -> Image.Image:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from spectralseg.errors import InputError, check_choice
-from spectralseg.files.storage import atomic_write
+from spectralseg.files.storage import save_picture
 
 MASK_FORMATS = ("palette", "binary")
 ENLARGE = ("patches", "released")  # how evaluations enlarge label maps of patches: rightly, or as the published ones do
@@ -50,8 +50,7 @@ POTSDAM_3_CLASSES = ("roads and cars", "buildings and clutter", "vegetation and 
 
 def save_labels(path: str | Path, labels: np.ndarray) -> None:
     """Write a label map (rows, columns) as a palette PNG: values stay label indices, and viewers show VOC's colours."""
-    with atomic_write(path) as file:
-        label_picture(labels).save(file, format="PNG")
+    save_picture(path, label_picture(labels))
 
 
 def save_mask(path: str | Path, mask: np.ndarray, mask_format: str = "palette") -> None:
@@ -65,8 +64,7 @@ def save_mask(path: str | Path, mask: np.ndarray, mask_format: str = "palette") 
     if mask_format == "palette":
         save_labels(path, foreground)
         return
-    with atomic_write(path) as file:
-        Image.fromarray(foreground * np.uint8(255)).save(file, format="PNG")
+    save_picture(path, Image.fromarray(foreground * np.uint8(255)))
 
 
 def load_labels(path: str | Path) -> np.ndarray:

@@ -6,6 +6,7 @@ values, so that ``torch.load(weights_only=True)`` reads them. Files written by t
 
 import contextlib
 import io
+import json
 import os
 import socket
 import sys
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from spectralseg.errors import InputError, OutputError
@@ -82,6 +84,18 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise OutputError(f"cannot create the folder {path}: {error.strerror or error}") from error
     return path
+
+
+def save_json(path: str | Path, content: Any, indent: int | None = 2) -> None:
+    """Write JSON, atomically."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(content, indent=indent) + "\n").encode())
+
+
+def save_picture(path: str | Path, picture: Image.Image, **options: Any) -> None:
+    """Write a picture as JPEG or PNG, whichever the name says, atomically; ``options`` are those of the format."""
+    with atomic_write(path) as file:
+        picture.save(file, format="JPEG" if Path(path).suffix == ".jpg" else "PNG", **options)
 
 
 def save_record(path: str | Path, record: dict[str, Any] | list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import crop_to_patches
 from spectralseg.models.backbones import Backbone, Vit
 
@@ -17,8 +17,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def dtype_named(name: str) -> torch.dtype:
     """``float32``, ``bfloat16`` or ``float16`` to the torch type."""
-    if name not in DTYPES:
-        raise InputError(f"no dtype '{name}'; known are {', '.join(DTYPES)}")
+    check_choice("dtype", name, DTYPES)
     return DTYPES[name]
 
 

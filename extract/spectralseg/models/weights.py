@@ -15,7 +15,7 @@ import huggingface_hub.constants as hub_constants
 import torch
 from torch import Tensor, nn
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, some_of
 from spectralseg.files.downloads import TIMEOUT_SECONDS, fetch
 from spectralseg.files.storage import remove
 
@@ -92,7 +92,7 @@ def load_into(
         if name in expected and tuple(value.shape) != expected[name]
     ]
     problems = [
-        f"{label} {_first(names)}"
+        f"{label} {some_of(names)}"
         for label, names in (("missing", missing), ("wrong shape", wrong), ("unknown", unknown))
         if names
     ]
@@ -100,13 +100,8 @@ def load_into(
         raise InputError(f"{source} does not fit this model: {'; '.join(problems)}")
     broken = [name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken:
-        raise InputError(f"{source} holds NaN or infinite values in {_first(broken)}")
+        raise InputError(f"{source} holds NaN or infinite values in {some_of(broken)}")
     model.load_state_dict(tensors)
-
-
-def _first(names: list[str], count: int = 3) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
 
 
 def fingerprint(path: str | Path) -> str:

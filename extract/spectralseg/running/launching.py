@@ -9,7 +9,7 @@ import psutil
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, check_choice
 from spectralseg.running.devices import pick_device
 
 PRECISIONS = ("no", "fp16", "bf16")
@@ -41,8 +41,7 @@ def make_accelerator(
         No such device or precision, fp16 without a GPU, or a logger that is not installed.
     """
     picked = pick_device(device)
-    if mixed_precision not in PRECISIONS:
-        raise InputError(f"no mixed_precision '{mixed_precision}'; known are {', '.join(PRECISIONS)}")
+    check_choice("mixed_precision", mixed_precision, PRECISIONS)
     if mixed_precision == "fp16" and picked.type != "cuda":
         raise InputError(f"mixed_precision fp16 needs a GPU, and this trains on {picked.type}; bf16 works on both")
     if logger == "wandb":

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from spectralseg import __version__
 from spectralseg.errors import ImagesFailed, InputError
-from spectralseg.files.storage import atomic_write, make_folder, remove, remove_leftovers, save_record
+from spectralseg.files.storage import make_folder, remove, remove_leftovers, save_json, save_record
 from spectralseg.progress import progress_bar
 from spectralseg.running.devices import integer_variable
 from spectralseg.running.workers import attempt, map_processes
@@ -218,7 +218,7 @@ class Stage:
         if counts:
             files = sum(1 for _ in self.folder.glob(f"[!.]*{self.suffix}"))
             description["counts"] = {"files": files, "failed": len(self.failures)}
-        _write_json(self.folder / DESCRIPTION_FILE, description)
+        save_json(self.folder / DESCRIPTION_FILE, description)
 
 
 class FileStage:
@@ -268,7 +268,7 @@ class FileStage:
         description = {"command": self.command, "arguments": self.arguments, "versions": _versions()}
         description["counts"] = {"images": len(records), "failed": len(self.failures)}
         remove(self.path)  # killed between the two, it leaves a description without a file: redone
-        _write_json(self.path.parent / self._description_name(), description)
+        save_json(self.path.parent / self._description_name(), description)
         save_record(self.path, records)
         print(f"{self.command}: {len(records)} images, {len(self.failures)} failed -> {self.path}", file=sys.stderr)
         if self.failures:
@@ -277,11 +277,6 @@ class FileStage:
 
     def _description_name(self) -> str:
         return f"{self.path.stem}.{DESCRIPTION_FILE}"
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with atomic_write(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
