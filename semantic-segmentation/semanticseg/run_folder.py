@@ -26,23 +26,16 @@ from spectralseg.files.storage import (
     save_record,
 )
 from spectralseg.models.weights import load_into
-from spectralseg.running.stage import provenance
+from spectralseg.running.stage import differences, provenance
 
 LATEST, BEST, RESULTS = "checkpoint-latest.pth", "checkpoint-best.pth", "results.json"
 LOGS = ("tensorboard", "wandb")
 KIND = "semantic-segmentation"
 # The weights do not depend on these settings: a run may go on with other values.
-FREE: tuple[str, ...] = (
-    "name",
-    "crf_processes",
-    "crf_dir",
-    "visualize",
-    "device",
-    "evaluate_every",
-    "checkpoint_every",
-    "log_every",
-)
-FREE += ("logger", "overwrite", "job_type", "checkpoint", "generate_list", "generate_dir", "matching", "segments_dir")
+FREE = {
+    *("name", "crf_processes", "crf_dir", "visualize", "device", "evaluate_every", "checkpoint_every", "log_every"),
+    *("logger", "overwrite", "job_type", "checkpoint", "generate_list", "generate_dir", "matching", "segments_dir"),
+}
 ADDED = {"enlarge": "patches"}  # what runs have that were begun before there was the setting
 FREE_DATA = ("root", "images_dir", "masks_dir", "val_list", "train_list", "class_names")
 
@@ -84,10 +77,10 @@ class TrainingRun:
         path = folder / LATEST
         if path.is_file() and not overwrite:
             self.state = load_checkpoint(path)
-            difference = _difference(ADDED | self.state["settings"], content)
+            difference = differences(ADDED | self.state["settings"], content)
             if difference:
                 raise InputError(
-                    f"{folder} holds a training, but with {difference}; choose another hydra.run.dir or name, or start"
+                    f"{folder} holds a training, but {difference}; choose another hydra.run.dir or name, or start"
                     " anew with overwrite=true"
                 )
 
@@ -145,15 +138,3 @@ def load_model(path: Path) -> tuple[DeepLab, dict[str, Any]]:
     network, _ = build_model(model, about["data"]["num_classes"] + 1, 0, mean, std)
     load_into(network, content.get("ema") or field(content, "model", path), path)
     return network, content
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
-    """``lr=0.005 instead of 0.01, ...``: names and values that differ."""
-    texts = []
-    for name in sorted(old.keys() | new.keys()):
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            texts.append(_difference(before, after, f"{prefix}{name}."))
-        elif before != after:
-            texts.append(f"{prefix}{name}={before} instead of {after}")
-    return ", ".join(text for text in texts if text)

@@ -14,8 +14,9 @@ job_type=generate writes predictions, which main.py evaluates with matching=iden
 """
 
 import contextlib
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,10 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from semanticseg.augment import Augmentation, seed_of
-from semanticseg.batches import Batches, PseudoLabelled, check_batches, make_loader
+from semanticseg.batches import PseudoLabelled, check_batches
 from semanticseg.deeplab import build_model, parameter_counts
 from semanticseg.evaluation import count
 from semanticseg.matches import read_match, renaming
@@ -46,6 +46,8 @@ from spectralseg.mathematics.matching import Match, apply_match, match_clusters
 from spectralseg.progress import progress_bar
 from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.launching import make_accelerator, start_asked_processes
+from spectralseg.training.batches import Batches, read_batches
+from spectralseg.training.logs import Log
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -122,10 +124,8 @@ class Trainer:
             self.run.begin()
         accelerator.wait_for_everyone()
         self._announce(training, validation)
-        if settings.logger:
-            project = "tensorboard" if settings.logger == "tensorboard" else "semantic-segmentation"  # a folder; a name
-            options = {"wandb": {"name": settings.name, "dir": str(self.run.folder)}}
-            accelerator.init_trackers(project, init_kwargs=options)
+        project = "tensorboard" if settings.logger == "tensorboard" else "semantic-segmentation"  # a folder; a name
+        self.log = Log(accelerator, settings.logger, project, settings.name, self.step)
         table, transform = renaming(self.match), settings.data.transform
         augmentation = Augmentation(transform.resize_size, transform.crop_size)
         clusters = settings.data.clusters
@@ -134,7 +134,7 @@ class Trainer:
         batches = Batches(
             len(training),
             settings.data.loader.batch_size,
-            settings.seed,
+            functools.partial(seed_of, settings.seed),
             self.step * accumulated,
             settings.max_train_steps * accumulated,
             accelerator.process_index,
@@ -143,19 +143,18 @@ class Trainer:
         confusion = None
         if not self.results["history"]:  # what the network says before it has learned anything
             confusion = self._evaluate(validation, epoch=0, loss=None)
-        loader = make_loader(dataset, batches, settings.data.loader.num_workers)
-        confusion = self._loop(loader, batches, validation) if len(batches) else confusion
+        stream = read_batches(dataset, batches, settings.data.loader.num_workers)
+        confusion = self._loop(stream, batches, validation) if len(batches) else confusion
         if confusion is None:  # the run had ended before
             confusion = validate(self._evaluated(), validation, settings.data.classes, accelerator)
         if accelerator.is_main_process:
             self._report(confusion, validation)
-        accelerator.end_training()
+        self.log.close()
 
-    def _loop(self, loader: DataLoader, batches: Batches, validation: list[Labelled]) -> Any:
+    def _loop(self, stream: Iterator[Any], batches: Batches, validation: list[Labelled]) -> Any:
         settings, confusion = self.settings, None
         accumulated = settings.gradient_accumulation_steps
         losses: list[float] = []
-        stream = iter(loader)
         bar = progress_bar(
             total=settings.max_train_steps,
             initial=self.step,
@@ -168,9 +167,9 @@ class Trainer:
                 losses.append(self._train_step(stream))
                 self.step += 1
                 bar.update()
-                if self.step % settings.log_every == 0 and settings.logger:
+                if self.step % settings.log_every == 0:
                     rate = self.optimizer.param_groups[0]["lr"]
-                    self.accelerator.log({"train/loss": losses[-1], "train/lr": rate}, step=self.step)
+                    self.log.scalars({"train/loss": losses[-1], "train/lr": rate}, self.step)
                 epochs = [step * accumulated // batches.per_epoch for step in (self.step - 1, self.step)]
                 due = epochs[1] // settings.evaluate_every > epochs[0] // settings.evaluate_every
                 if due or self.step == settings.max_train_steps:
@@ -178,7 +177,7 @@ class Trainer:
                     losses = []
         return confusion
 
-    def _train_step(self, stream: Any) -> float:
+    def _train_step(self, stream: Iterator[Any]) -> float:
         """One step of the optimizer; returns the loss, averaged over batches and processes."""
         settings, accelerator = self.settings, self.accelerator
         torch.manual_seed(seed_of(settings.seed, self.step, accelerator.process_index))  # for dropout
@@ -187,10 +186,7 @@ class Trainer:
         total = torch.zeros((), device=accelerator.device)
         self.optimizer.zero_grad(set_to_none=True)
         for number in range(settings.gradient_accumulation_steps):
-            batch = next(stream)
-            if isinstance(batch, str):
-                raise InputError(batch)
-            images, labels = (tensor.to(accelerator.device, non_blocking=True) for tensor in batch)
+            images, labels = (tensor.to(accelerator.device, non_blocking=True) for tensor in next(stream))
             is_last = number + 1 == settings.gradient_accumulation_steps
             with contextlib.nullcontext() if is_last else accelerator.no_sync(self.model):
                 logits = self.model(images.float().div_(255))
@@ -226,9 +222,8 @@ class Trainer:
         history = self.results["history"]
         is_best = all(figures["miou"] > before["miou"] for before in history)
         history.append({"step": self.step, "epoch": epoch, "loss": loss} | figures)
-        if settings.logger:
-            logged = {f"val/{name}": value for name, value in figures.items()}
-            accelerator.log(logged | ({} if loss is None else {"train/mean_loss": loss}), step=self.step)
+        logged = {f"val/{name}": value for name, value in figures.items()}
+        self.log.scalars(logged | ({} if loss is None else {"train/mean_loss": loss}), self.step)
         if accelerator.is_main_process:
             learned = "" if loss is None else f"loss {loss:.4f}, "
             text = f"step {self.step}, epoch {epoch}: {learned}mIoU {100 * figures['miou']:.2f}, accuracy"

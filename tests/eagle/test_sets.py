@@ -1,6 +1,5 @@
 """What the networks get to see: squares, labels, the blurred view, stored records; draws that any process repeats."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -10,17 +9,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from eagle_layouts import camvid, scenes, write_directory
 from eagleseg.data.crops import generator_for
-from eagleseg.data.dataset import DataSettings, EagleDataset, build_dataset, iterate, to_picture
+from eagleseg.data.dataset import DataSettings, EagleDataset, build_dataset, to_picture
 from eagleseg.data.views import cut, flip_and_zoom, jitter, label_tensor, maybe_blurred
 from spectralseg.commands.eigs import EigenSettings, extract_eigs
 from spectralseg.commands.features import FeatureSettings, extract_features
 from spectralseg.errors import InputError
 from spectralseg.files.storage import load_record, save_record
+from spectralseg.training.batches import Batches, read_batches
 
 SPLITS = {"train": scenes(6, width=80, height=56), "val": scenes(2, 9)}
 
@@ -119,11 +118,9 @@ def test_jitter_stays_in_range(seed):
 def test_draws_depend_on_seed_epoch_and_index_alone(data):
     def blurred(epoch: int, workers: int = 0, **settings: object) -> list[torch.Tensor]:
         dataset = open_set(data, loader_crop_type="random", **settings)
-        loader = DataLoader(dataset, batch_size=2, num_workers=workers, persistent_workers=workers > 0)
-        for number in range(epoch + 1):
-            dataset.begin_epoch(number)
-            batches = list(iterate(loader))
-        return [batch["img_blur"] for batch in batches]
+        half = len(dataset) // 2
+        batches = Batches(len(dataset), 2, lambda epoch: 0, epoch * half, (epoch + 1) * half)
+        return [batch["img_blur"] for batch in read_batches(dataset, batches, workers)]
 
     torch.manual_seed(1)
     first = blurred(1)
@@ -149,38 +146,6 @@ def test_augmentation_is_of_the_training_set_alone(data):
     assert torch.equal(
         open_set(data, "val", training=False)[0]["img"], open_set(data, "val", training=False, **still)[0]["img"]
     )
-
-
-def test_workers_report_in_one_line(data):
-    (data / "mine" / "imgs" / "train" / "scene3.jpg").write_bytes(b"no image")
-    for workers in (0, 2):
-        loader = DataLoader(open_set(data), batch_size=2, num_workers=workers)
-        with pytest.raises(InputError) as error:
-            list(iterate(loader))
-        assert "\n" not in str(error.value)
-        assert str(error.value).startswith(f"{data}/mine/imgs/train/scene3.jpg cannot be read as an image: ")
-
-
-class Dying(torch.utils.data.Dataset):
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> int:
-        os._exit(1)
-
-
-def test_a_worker_that_dies(data):
-    with pytest.raises(InputError, match="a process that loads images died"):
-        list(iterate(DataLoader(Dying(), num_workers=1)))
-
-
-def test_other_faults_pass():
-    def broken():
-        yield 1
-        raise RuntimeError("ours")
-
-    with pytest.raises(RuntimeError, match="ours"):
-        list(iterate(broken()))
 
 
 def test_camvid(tmp_path):

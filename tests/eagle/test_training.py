@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from eagle_layouts import scenes, write_directory
 from eagle_runs import EAGLE, data_overrides, metrics
 from eagleseg.checkpoints.files import load_checkpoint
-from eagleseg.training.batches import EpochBatches
 from running import run_command
 
 TRAIN = "train_segmentation_eigen"
@@ -163,32 +162,6 @@ def test_another_run_in_the_folder_is_refused(
     assert (folder / "last.pth").read_bytes() == before  # nothing is lost to a run that cannot begin
     run_script(TRAIN, *textures, "max_steps=2", "lr=0.1", "overwrite=true")
     assert (folder / "last.pth").read_bytes() != before
-
-
-def test_every_epoch_shows_every_image_once():
-    sampler = EpochBatches(10, 4, seed=3)
-    assert len(sampler) == 2
-    first = [index for batch in sampler for index in batch]
-    assert len(set(first)) == 8
-    sampler.start_at(2)
-    second = [index for batch in sampler for index in batch]
-    assert first != second
-    sampler.start_at(3)
-    assert [index for batch in sampler for index in batch] == second[4:]
-
-
-def test_processes_share_each_batch():
-    whole = list(EpochBatches(12, 4, seed=0))
-    parts = [list(EpochBatches(12, 4, seed=0, rank=rank, world=2)) for rank in range(2)]
-    for batch, one, other in zip(whole, *parts, strict=True):
-        assert sorted(one + other) == sorted(batch)
-        assert len(one) == len(other) == 2
-
-
-def test_a_small_data_set_fills_a_batch():
-    (batch,) = EpochBatches(3, 8, seed=0)
-    assert len(batch) == 8
-    assert set(batch) == {0, 1, 2}
 
 
 @pytest.mark.slow

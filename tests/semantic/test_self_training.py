@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -238,13 +239,13 @@ def test_loss_and_gradient_leave_void_out():
 
 def test_20_steps_are_those_of_a_plain_loop(train, squares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """AdamW on the mean cross-entropy of two batches a step, with a rate that falls linearly to 0."""
-    batches, make = [], self_training.make_loader
+    batches, read = [], self_training.read_batches
 
-    def noting(*arguments: Any) -> list[Any]:
-        batches.extend(make(*arguments))
-        return batches
+    def noting(*arguments: Any) -> Iterator[Any]:
+        batches.extend(read(*arguments))
+        return iter(batches)
 
-    monkeypatch.setattr(self_training, "make_loader", noting)
+    monkeypatch.setattr(self_training, "read_batches", noting)
     train(*squares.settings, MATCHING, "max_train_steps=20", "lr=0.001", "gradient_accumulation_steps=2")
     state = checkpoint(tmp_path / "run")
     about = state["settings"]

@@ -4,11 +4,9 @@ Source: Kim et al., EAGLE, CVPR 2024, and Hamilton et al., STEGO, ICLR 2022 (siz
 """
 
 import functools
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -27,14 +25,12 @@ from eagleseg.data.views import (
 )
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_images, to_tensor
-from spectralseg.running.workers import loaders_watched
 
 __all__ = [
     "DataSettings",
     "EagleDataset",
     "build_dataset",
     "image_folder",
-    "iterate",
     "to_picture",
 ]
 
@@ -46,8 +42,8 @@ class EagleDataset(Dataset):
     ``label`` (res, res) int64, -1 for void; in training ``img_blur``, ``img`` as it is or blurred; from stored records
     ``features`` (3D, h, w) and ``eigs`` (eigen_cluster - 1, h, w), float32.
 
-    Random draws depend on the seed, the pass over the data (:meth:`begin_epoch`) and the index alone: not on the
-    number of workers or processes, nor on whether features are stored.
+    Random draws depend on the seed, the epoch and the index alone: not on the number of workers or processes, nor on
+    whether features are stored.
 
     Parameters
     ----------
@@ -65,7 +61,6 @@ class EagleDataset(Dataset):
         if res < 1:
             raise InputError(f"res={res}: must be at least 1 pixel")
         self.source, self.settings, self.res, self.training = source, settings, res, training
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
         self.features: FeatureRecords | None = None
         self.eigs: EigenvectorRecords | None = None
         if training and settings.features_dir:
@@ -121,14 +116,14 @@ class EagleDataset(Dataset):
         if self.features is not None:
             self.features.require_backbone(self.source.id(0), model_name, weights)
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Say which pass over the data begins, counted from 0 and over resumes: it decides the random draws."""
-        self._epoch.fill_(epoch)
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """An item by its index, or by (epoch, index).
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """An item; an :class:`InputError` names the file that is missing, damaged or does not fit."""
+        An :class:`InputError` names the file that is missing, damaged or does not fit.
+        """
         settings, source = self.settings, self.source
-        generator = generator_for(settings.seed, int(self._epoch), index)
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        generator = generator_for(settings.seed, epoch, index)
         image, label = source.pair(index)
         crop = settings.loader_crop_type if self.training else "center"
         image, label_picture = cut(image, label, self.res, crop, generator)
@@ -181,12 +176,3 @@ def image_folder(folder: str | Path, res: int) -> EagleDataset:
     """
     images, root = sorted(map(str, find_images(folder).values())), str(folder)
     return EagleDataset(Source(root, (), images, None), DataSettings(root, crop_type=None), res, False)
-
-
-def iterate(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The batches of a ``DataLoader``, whose workers' troubles arrive as an :class:`InputError` of one line."""
-    try:
-        with loaders_watched():
-            yield from loader
-    except InputError as error:  # from a worker, torch puts a traceback into the message
-        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None

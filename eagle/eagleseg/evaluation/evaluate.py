@@ -14,10 +14,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from eagleseg.checkpoints.trained import Trained
-from eagleseg.data.dataset import EagleDataset, iterate, to_picture
+from eagleseg.data.dataset import EagleDataset, to_picture
 from eagleseg.evaluation.pictures import rows_of_labels
 from eagleseg.evaluation.probabilities import cluster_log_probabilities, image_code, linear_logits
 from eagleseg.evaluation.scores import NAMES, ProbeCounts, as_classes, scores
@@ -29,6 +28,7 @@ from spectralseg.mathematics.crf import EAGLE_CRF, refine_probabilities
 from spectralseg.progress import progress_bar
 from spectralseg.running.workers import stream
 from spectralseg.settings import Settings, setting
+from spectralseg.training.batches import read_batches
 
 
 @dataclass
@@ -90,7 +90,7 @@ def predictions(
     truths: dict[int, Tensor] = {}
 
     def probabilities() -> Iterator[Probabilities]:
-        for batch in iterate(DataLoader(dataset, batch_size=options.batch_size, num_workers=options.num_workers)):
+        for batch in read_batches(dataset, options.batch_size, options.num_workers):
             log_probabilities = log_probabilities_of(trained, batch["img"], options.flip)
             for row, index in enumerate(batch["index"].tolist()):
                 truths[index] = batch["label"][row]

@@ -22,8 +22,7 @@ from eagleseg.evaluation.scores import ProbeCounts, as_classes, scores
 from eagleseg.losses.step import EagleStep, total_loss
 from eagleseg.model.features import Featurizer, features_of_views
 from eagleseg.model.heads import EagleModel
-from eagleseg.training.batches import EpochBatches, endless_batches
-from eagleseg.training.run_folder import LOGS, Log, RunFolder
+from eagleseg.training.run_folder import LOGS, RunFolder
 from eagleseg.training.settings import DTYPES, TrainSettings
 from eagleseg.training.validation import Sample, validate
 from spectralseg.drawing.charts import confusion_picture
@@ -31,6 +30,8 @@ from spectralseg.errors import InputError
 from spectralseg.models.backbones import Backbone, load_backbone
 from spectralseg.progress import progress_bar
 from spectralseg.running.launching import make_accelerator, start_asked_processes
+from spectralseg.training.batches import Batches, read_batches
+from spectralseg.training.logs import Log
 
 CHECKPOINT_FORMAT = "eagle 1"
 TAGS = {  # as published, where it logs the same
@@ -117,23 +118,24 @@ class _Training:
         if accelerator.is_main_process:
             self.run.begin()
         accelerator.wait_for_everyone()
-        self.log = Log(accelerator, settings, self.first_step)
+        self.log = Log(accelerator, settings.logger, "eagle", settings.experiment_name, self.first_step)
         if self.first_step:
             accelerator.print(f"train: goes on at step {self.first_step} of {self.run.path}", file=sys.stderr)
-        sampler = EpochBatches(
+        batches = Batches(
             len(self.training),
             settings.batch_size,
-            settings.seed,
+            lambda epoch: (settings.seed << 24) + epoch,
+            self.step,
+            settings.max_steps,
             accelerator.process_index,
             accelerator.num_processes,
         )
-        batches = endless_batches(
-            self.training, sampler, self.step, settings.num_workers, accelerator.device.type == "cuda"
-        )
+        on_gpu = accelerator.device.type == "cuda"
+        stream = read_batches(self.training, batches, settings.num_workers, pin_memory=on_gpu)
         quiet = not accelerator.is_main_process
         with progress_bar(total=settings.max_steps, initial=self.step, desc="train", unit="step", disable=quiet) as bar:
             while self.step < settings.max_steps:
-                self._one_step(next(batches))
+                self._one_step(next(stream))
                 self.step += 1
                 bar.update()
                 at_end = self.step == settings.max_steps

@@ -1,4 +1,4 @@
-"""The folder of a training run: its settings, checkpoints, the best few of them, metrics; and the log.
+"""The folder of a training run: its settings, checkpoints, the best few of them, metrics.
 
     settings.json        what the run computes; another run in this folder is refused
     last.pth             everything that is needed to go on
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
 from PIL import Image
 
 from eagleseg.checkpoints.files import load_checkpoint, save_checkpoint
@@ -152,30 +151,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); delete it if it is damaged") from None
-
-
-class Log:
-    """Scalars and pictures to TensorBoard or Weights & Biases, through Accelerate's trackers."""
-
-    def __init__(self, accelerator: Accelerator, settings: TrainSettings, first_step: int) -> None:
-        self.accelerator, self.logger = accelerator, settings.logger
-        if self.logger is not None:
-            options = {"tensorboard": {"purge_step": first_step}, "wandb": {"name": settings.experiment_name}}
-            accelerator.init_trackers("eagle", init_kwargs={self.logger: options[self.logger]})
-
-    def scalars(self, values: dict[str, float], step: int) -> None:
-        """Log numbers by their names."""
-        if self.logger is not None:
-            self.accelerator.log(values, step=step)
-
-    def picture(self, name: str, picture: Image.Image, step: int) -> None:
-        """Log a picture."""
-        if self.logger is not None and self.accelerator.is_main_process:
-            pixels = np.asarray(picture.convert("RGB"))[None]
-            options = {"dataformats": "NHWC"} if self.logger == "tensorboard" else {}
-            self.accelerator.trackers[0].log_images({name: pixels}, step=step, **options)
-
-    def close(self) -> None:
-        """Write what is still held back."""
-        if self.logger is not None:
-            self.accelerator.end_training()

@@ -7,12 +7,13 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
-from eagleseg.data.dataset import EagleDataset, iterate
+from eagleseg.data.dataset import EagleDataset
 from eagleseg.evaluation.probabilities import cluster_scores, image_code, linear_logits
 from eagleseg.evaluation.scores import ProbeCounts
 from eagleseg.model.heads import EagleModel
+from spectralseg.training.batches import read_batches
 
 
 @dataclass
@@ -48,7 +49,7 @@ def validate(
     samples: list[Sample] = []
     was_training = model.training
     model.eval()
-    for batch in iterate(DataLoader(share, batch_size=batch_size, num_workers=num_workers)):
+    for batch in read_batches(share, batch_size, num_workers):
         images = batch["img"].to(accelerator.device)
         with accelerator.autocast():
             code = image_code(features_of, model, images, flip=False)

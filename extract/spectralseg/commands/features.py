@@ -20,7 +20,7 @@ from spectralseg.models.backbones import Backbone, load_backbone
 from spectralseg.models.tokens import TokenExtractor, dtype_named
 from spectralseg.running.devices import keep_freed_memory, pick_device
 from spectralseg.running.stage import Stage
-from spectralseg.running.workers import loaders_watched
+from spectralseg.running.workers import loaders_watched, process_context, start_server
 from spectralseg.settings import Settings, check_range, setting
 
 WAITING_BATCHES = 16  # images of so many batches may wait for others of their size
@@ -128,7 +128,10 @@ def _decoded(dataset: ImageFiles, num_workers: int | None, device: torch.device)
     """Images in order, decoded in worker processes (by default: none beside a CPU that computes, else up to 8)."""
     if num_workers is None:
         num_workers = 0 if device.type == "cpu" else min(8, torch.get_num_threads())
-    yield from DataLoader(dataset, batch_size=None, num_workers=num_workers)
+    if num_workers:
+        start_server()
+    context = process_context() if num_workers else None
+    yield from DataLoader(dataset, batch_size=None, num_workers=num_workers, multiprocessing_context=context)
 
 
 def batches_of_one_size(items: Iterator[Loaded | Unreadable], batch_size: int, stage: Stage) -> Iterator[list[Loaded]]:

@@ -154,14 +154,14 @@ def start_server() -> None:
 
     It imports torch, which takes seconds: a command that is going to need workers starts it before its own imports.
     """
-    if _context().get_start_method() == "forkserver":
+    if process_context().get_start_method() == "forkserver":
         resource_tracker.ensure_running()  # or the server's start would do it, and unblock Ctrl-C
         with _environment(ONE_THREAD), _ctrl_c_blocked():
             forkserver.set_forkserver_preload(PRELOADED)
             forkserver.ensure_running()
 
 
-def _context() -> BaseContext:
+def process_context() -> BaseContext:
     """How processes are started: forked from a server that has imported torch and done nothing else.
 
     To import it in each would take seconds, and to fork this process, whose torch may have started threads, may
@@ -191,7 +191,7 @@ def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes of one thread each."""
     start_server()
     with _environment(ONE_THREAD):
-        pool = ProcessPoolExecutor(processes, mp_context=_context(), initializer=_initialize)
+        pool = ProcessPoolExecutor(processes, mp_context=process_context(), initializer=_initialize)
         try:
             yield pool
         finally:

@@ -1,0 +1,1 @@
+"""What two trainings share: the order of batches, how they are read, logs."""
