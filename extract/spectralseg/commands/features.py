@@ -1,5 +1,6 @@
 """From images to features: decode, batch by size, run the backbone, write one record per image."""
 
+import contextlib
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from spectralseg.errors import InputError
@@ -20,7 +21,7 @@ from spectralseg.models.backbones import Backbone, load_backbone
 from spectralseg.models.tokens import TokenExtractor, dtype_named
 from spectralseg.running.devices import keep_freed_memory, pick_device
 from spectralseg.running.stage import Stage
-from spectralseg.running.workers import loaders_watched, process_context, start_server
+from spectralseg.running.workers import loader
 from spectralseg.settings import Settings, check_range, setting
 
 WAITING_BATCHES = 16  # images of so many batches may wait for others of their size
@@ -113,8 +114,8 @@ def extract_features(
     }
     indices = {image_id: index for index, image_id in enumerate(files)}
     dataset = ImageFiles(Path(images_root), [(image_id, files[image_id]) for image_id in pending], backbone, settings)
-    with stage.working(), loaders_watched():
-        for batch in batches_of_one_size(_decoded(dataset, num_workers, where), batch_size, stage):
+    with stage.working(), _decoded(dataset, num_workers, where) as items:
+        for batch in batches_of_one_size(items, batch_size, stage):
             for item, features in _features(extractor, batch, where, stage):
                 record = {"indices": indices[item.image_id], "file": files[item.image_id], "id": item.image_id}
                 record |= about | {"shape": (1, 3, *item.shape)}
@@ -124,14 +125,13 @@ def extract_features(
     stage.finish()
 
 
-def _decoded(dataset: ImageFiles, num_workers: int | None, device: torch.device) -> Iterator[Loaded | Unreadable]:
+@contextlib.contextmanager
+def _decoded(dataset: ImageFiles, num_workers: int | None, device: torch.device) -> Iterator[Any]:
     """Images in order, decoded in worker processes (by default: none beside a CPU that computes, else up to 8)."""
     if num_workers is None:
         num_workers = 0 if device.type == "cpu" else min(8, torch.get_num_threads())
-    if num_workers:
-        start_server()
-    context = process_context() if num_workers else None
-    yield from DataLoader(dataset, batch_size=None, num_workers=num_workers, multiprocessing_context=context)
+    with loader(dataset, num_workers, batch_size=None) as items:
+        yield iter(items)
 
 
 def batches_of_one_size(items: Iterator[Loaded | Unreadable], batch_size: int, stage: Stage) -> Iterator[list[Loaded]]:

@@ -13,9 +13,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, Thr
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spectralseg.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader, Dataset
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 PRELOADED = ["spectralseg.commands.eigs", "spectralseg.commands.masks", "spectralseg.commands.semantic"]  # and so torch
@@ -131,13 +134,19 @@ def _in_order(submit: Callable[[Item], "Future[Result]"], items: Iterable[Item],
 
 
 @contextlib.contextmanager
-def loaders_watched() -> Iterator[None]:
-    """Around work with a ``DataLoader``: a process of it that dies ends the work in one line.
+def loader(dataset: "Dataset[Any]", num_workers: int, **options: Any) -> Iterator["DataLoader[Any]"]:
+    """A ``DataLoader`` with these options, whose processes start as all others do and end with this one.
 
-    Torch raises then wherever the main process happens to be, or the pipe between the two breaks.
+    A process that dies ends the work in one line. Torch raises then wherever the main process is, or the pipe between
+    the two breaks.
     """
+    from torch.utils.data import DataLoader
+
+    if num_workers:
+        start_server()
+        options |= {"multiprocessing_context": _context(), "worker_init_fn": end_with_parent}
     try:
-        yield
+        yield DataLoader(dataset, num_workers=num_workers, **options)
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
@@ -154,14 +163,14 @@ def start_server() -> None:
 
     It imports torch, which takes seconds: a command that is going to need workers starts it before its own imports.
     """
-    if process_context().get_start_method() == "forkserver":
+    if _context().get_start_method() == "forkserver":
         resource_tracker.ensure_running()  # or the server's start would do it, and unblock Ctrl-C
         with _environment(ONE_THREAD), _ctrl_c_blocked():
             forkserver.set_forkserver_preload(PRELOADED)
             forkserver.ensure_running()
 
 
-def process_context() -> BaseContext:
+def _context() -> BaseContext:
     """How processes are started: forked from a server that has imported torch and done nothing else.
 
     To import it in each would take seconds, and to fork this process, whose torch may have started threads, may
@@ -191,7 +200,7 @@ def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes of one thread each."""
     start_server()
     with _environment(ONE_THREAD):
-        pool = ProcessPoolExecutor(processes, mp_context=process_context(), initializer=_initialize)
+        pool = ProcessPoolExecutor(processes, mp_context=_context(), initializer=_initialize)
         try:
             yield pool
         finally:
@@ -202,11 +211,15 @@ def _initialize() -> None:
     import torch
 
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
+def end_with_parent(_: int = 0) -> None:
     """A killed parent cannot end its workers: they watch it themselves."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

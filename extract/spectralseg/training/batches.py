@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from spectralseg.errors import InputError
-from spectralseg.running.workers import loaders_watched, process_context, start_server
+from spectralseg.running.workers import loader
 
 
 class Batches(Sampler[list[tuple[int, int]]]):
@@ -81,15 +81,12 @@ def read_batches(
     InputError
         An item cannot be read (its own error), or a process died.
     """
-    order = {"batch_sampler": batches} if isinstance(batches, Batches) else {"batch_size": batches}
+    order: dict[str, Any] = {"batch_sampler": batches} if isinstance(batches, Batches) else {"batch_size": batches}
     workers = min(num_workers, max(1, (os.cpu_count() or 1) // (batches.world if isinstance(batches, Batches) else 1)))
-    if workers:
-        start_server()
-    context = process_context() if workers else None
-    options: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": context, "pin_memory": pin_memory}
-    options["generator"] = torch.Generator()  # torch's own randomness is left alone: a step's depends on its number
-    with loaders_watched():
-        for batch in DataLoader(_Caught(dataset), collate_fn=_collate, **order, **options):
+    order |= {"collate_fn": _collate, "pin_memory": pin_memory}
+    order["generator"] = torch.Generator()  # torch's own randomness is left alone: a step's depends on its number
+    with loader(_Caught(dataset), workers, **order) as read:
+        for batch in read:
             if isinstance(batch, _Problem):
                 raise InputError(batch)
             yield batch
