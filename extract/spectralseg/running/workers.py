@@ -135,7 +135,10 @@ def _in_order(submit: Callable[[Item], "Future[Result]"], items: Iterable[Item],
 
 @contextlib.contextmanager
 def loader(dataset: "Dataset[Any]", num_workers: int, **options: Any) -> Iterator["DataLoader[Any]"]:
-    """A ``DataLoader`` with these options, whose processes start as all others do and end with this one.
+    """A ``DataLoader`` with these options.
+
+    Its processes are forked from this one where the system can do it: torch watches that a parent lives by its process
+    number, and shares memory with a fork without further threads. They compute in one thread, and not on a GPU.
 
     A process that dies ends the work in one line. Torch raises then wherever the main process is, or the pipe between
     the two breaks.
@@ -143,8 +146,7 @@ def loader(dataset: "Dataset[Any]", num_workers: int, **options: Any) -> Iterato
     from torch.utils.data import DataLoader
 
     if num_workers:
-        start_server()
-        options |= {"multiprocessing_context": _context(), "worker_init_fn": end_with_parent}
+        options["multiprocessing_context"] = "fork" if sys.platform == "linux" else "spawn"
     try:
         yield DataLoader(dataset, num_workers=num_workers, **options)
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
@@ -211,15 +213,11 @@ def _initialize() -> None:
     import torch
 
     torch.set_num_threads(1)
-    end_with_parent()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def end_with_parent(_: int = 0) -> None:
+def _end_with_parent() -> None:
     """A killed parent cannot end its workers: they watch it themselves."""
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
-
-
-def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
