@@ -132,7 +132,7 @@ class Stage:
         if self.overwrite:  # outputs go first: whoever resumes a killed --overwrite must not take old files for new
             for image_id in share:
                 remove(self.output(image_id))
-        self._write_description()
+        _save_description(self.folder / DESCRIPTION_FILE, self.command, self.arguments)
         pending = [image_id for image_id in share if not self.output(image_id).exists()]
         self.skipped = len(share) - len(pending)
         if world > 1:
@@ -177,7 +177,9 @@ class Stage:
 
     def finish(self) -> None:
         """Close the run: counts into ``stage.json``, a summary line, and an error if any image failed."""
-        self._write_description(counts=True)
+        files = sum(1 for _ in self.folder.glob(f"[!.]*{self.suffix}"))
+        counts = {"files": files, "failed": len(self.failures)}
+        _save_description(self.folder / DESCRIPTION_FILE, self.command, self.arguments, counts)
         remove_leftovers(self.folder)  # of workers that outlived the run before by a moment
         seconds = time.monotonic() - self.started
         print(
@@ -208,17 +210,6 @@ class Stage:
         others = len(present - set(ids))
         if others:
             raise InputError(f"{where}, and {others} of them are not in this run; choose another output folder")
-
-    def _write_description(self, counts: bool = False) -> None:
-        description: dict[str, Any] = {
-            "command": self.command,
-            "arguments": self.arguments,
-            "versions": _versions(),
-        }
-        if counts:
-            files = sum(1 for _ in self.folder.glob(f"[!.]*{self.suffix}"))
-            description["counts"] = {"files": files, "failed": len(self.failures)}
-        save_json(self.folder / DESCRIPTION_FILE, description)
 
 
 class FileStage:
@@ -265,10 +256,9 @@ class FileStage:
 
     def finish(self, records: list[dict[str, Any]]) -> None:
         """Write the file and its description, print a summary, and raise an error if any image failed."""
-        description = {"command": self.command, "arguments": self.arguments, "versions": _versions()}
-        description["counts"] = {"images": len(records), "failed": len(self.failures)}
         remove(self.path)  # killed between the two, it leaves a description without a file: redone
-        save_json(self.path.parent / self._description_name(), description)
+        counts = {"images": len(records), "failed": len(self.failures)}
+        _save_description(self.path.parent / self._description_name(), self.command, self.arguments, counts)
         save_record(self.path, records)
         print(f"{self.command}: {len(records)} images, {len(self.failures)} failed -> {self.path}", file=sys.stderr)
         if self.failures:
@@ -304,6 +294,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def _versions() -> dict[str, str]:
+def _save_description(
+    path: Path, command: str, arguments: dict[str, Any], counts: dict[str, int] | None = None
+) -> None:
     packages = {name: metadata.version(name) for name in ("torch", "timm", "numpy", "scipy", "pillow")}
-    return {"spectralseg": __version__, "python": platform.python_version(), **packages}
+    versions = {"spectralseg": __version__, "python": platform.python_version(), **packages}
+    description = {"command": command, "arguments": arguments, "versions": versions}
+    save_json(path, description | ({} if counts is None else {"counts": counts}))
