@@ -238,11 +238,11 @@ def test_two_processes_give_what_one_gives(tmp_path):
     """Started at the same time on one folder: the same files, the same bytes."""
     images = write_pictures(tmp_path / "images", 7)
     main([extract_features], features_flags(images, tmp_path / "features"))
-    for kind, launched in (("one", [{}]), ("two", [{"RANK": rank, "WORLD_SIZE": "2"} for rank in "01"])):
-        flags = eigs_flags(images, tmp_path / "features", tmp_path / kind)
-        processes = [start_extract(*flags, env=environment(**variables)) for variables in launched]
-        messages = [process.communicate(timeout=300)[1] for process in processes]
-        assert {process.returncode for process in processes} == {0}, messages
+    main([extract_eigs], eigs_flags(images, tmp_path / "features", tmp_path / "one"))
+    flags = eigs_flags(images, tmp_path / "features", tmp_path / "two")
+    processes = [start_extract(*flags, env=environment(RANK=rank, WORLD_SIZE="2")) for rank in "01"]
+    messages = [process.communicate(timeout=300)[1] for process in processes]
+    assert {process.returncode for process in processes} == {0}, messages
     one, two = (contents(tmp_path / kind) for kind in ("one", "two"))
     assert one.keys() == {"stage.json", *(f"image{index}.pth" for index in range(7))}
     assert one == two

@@ -29,8 +29,8 @@ def eigenvector_picture(
 ) -> Image.Image:
     """Draw an eigenvector over its image as a heat map, every cell of the grid a square of one colour.
 
-    Colours run from the 1st to the 99th percentile, so that a few outliers do not flatten the rest; but from the
-    minimum to the maximum where an eigenvector singles out a few cells, which then *are* its content. A vector that is
+    Colours run from the 1st to the 99th percentile, so that a few outliers do not flatten the rest. Where nearly all
+    cells are equal, they run from the minimum to the maximum, so that the few others stay visible. A vector that is
     constant up to rounding (number 0 of a connected graph's Laplacian) has the middle colour throughout.
 
     Parameters

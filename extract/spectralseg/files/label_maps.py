@@ -16,7 +16,7 @@ from spectralseg.errors import InputError, check_choice
 from spectralseg.files.storage import save_picture
 
 MASK_FORMATS = ("palette", "binary")
-ENLARGE = ("patches", "released")  # how evaluations enlarge label maps of patches: rightly, or as the published ones do
+ENLARGE = ("patches", "released")  # how evaluations enlarge label maps: patch by patch, or as published
 STEPS = (8, 16, 14, 32, 4)  # pixels per cell to try, in this order
 FINER = (1, 2, 4, 8)  # cells along the side of a patch
 

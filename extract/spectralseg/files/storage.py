@@ -107,9 +107,9 @@ def save_record(path: str | Path, record: dict[str, Any] | list[dict[str, Any]])
 
 
 def _in_own_objects(value: Any) -> Any:
-    """The same content with each container an object of its own, and equal texts one object.
+    """A copy in which no container occurs twice, and equal texts are one object.
 
-    Pickle writes an object that it has met before as a reference, so that the bytes would tell who shared what.
+    Pickle writes an object that it has met before as a reference: the bytes would depend on which objects are shared.
     """
     if type(value) is str:
         return sys.intern(value)

@@ -49,7 +49,10 @@ def feature_affinity(features: Tensor, threshold_at_zero: bool = True) -> Tensor
 def resize_features(features: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
     """Bilinear resizing (align_corners=False) of features (B, T, D) on ``grid`` = (rows, columns) to ``new_grid``.
 
-    A grid of other than T cells, or a new one without any, is an :class:`InputError`.
+    Raises
+    ------
+    InputError
+        ``grid`` has not T cells, or ``new_grid`` has none.
     """
     if grid[0] * grid[1] != features.shape[1] or min(new_grid) < 1:
         raise InputError(f"{features.shape[1]} patches on a grid of {grid} cannot be resized to {new_grid}")

@@ -85,7 +85,7 @@ def dense_crf(image: np.ndarray, labels: np.ndarray, num_classes: int, settings:
 
 
 def merge_absent(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Classes to tell apart, ascending, and for how many of ``num_classes`` each stands (float32).
+    """The classes to compute, ascending, and how many of ``num_classes`` each of them stands for (float32).
 
     All classes that no pixel of the map has start with the same unary energies, so mean-field inference gives them the
     same probabilities at every step: computing the first of them is enough. It halves the time of a map that holds 5 of

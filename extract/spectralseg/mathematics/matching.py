@@ -89,7 +89,7 @@ def _byte_counts(labels: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray
 
 
 def _fitted(counts: NDArray[np.int64], rows: int, columns: int) -> NDArray[np.int64]:
-    """The first rows and columns, or more of them that are empty."""
+    """Counts cut to so many rows and columns, or padded with empty ones."""
     if max(rows, columns) > len(counts):
         counts = np.pad(counts, (0, max(rows, columns) - len(counts)))
     return np.ascontiguousarray(counts[:rows, :columns])

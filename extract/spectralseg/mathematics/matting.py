@@ -59,11 +59,11 @@ def default_band(height: int, width: int, cell: int = 1) -> int:
 
 
 def trimap(mask: np.ndarray, num_erode: int, num_dilate: int) -> np.ndarray:
-    """What is certain about a mask: it eroded is foreground, what lies outside of it dilated is background.
+    """Trimap of a mask: foreground inside the eroded mask, background outside the dilated one, unknown between them.
 
     Erosions and dilations are with the 3x3 cross, one pixel each; the image's border erodes nothing. Each component of
     the foreground (and of the background) keeps at least its innermost pixels, those that its last erosion would take:
-    without them a thin object would have no certain pixel at all, and would vanish.
+    a thin object without any certain pixel would vanish.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def trimap(mask: np.ndarray, num_erode: int, num_dilate: int) -> np.ndarray:
 
 
 def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
-    """``mask`` after so many erosions with the cross; each component is spared those that would leave nothing of it."""
+    """``mask`` after ``times`` erosions with the cross; those that would erase a component are skipped for it."""
     if mask.all() or not mask.any():
         return mask
     depth = ndimage.distance_transform_cdt(mask, "taxicab")  # erosion n takes the pixels of depth n
@@ -105,7 +105,8 @@ def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
 def estimate_alpha(image: np.ndarray, known: np.ndarray, method: str = "closed_form") -> np.ndarray:
     """Alpha of the unknown pixels, from colours.
 
-    Above ``MOST_PIXELS`` the image is reduced to so many, and its alpha enlarged (bilinear): that keeps memory at 1 GB.
+    An image of more than ``MOST_PIXELS`` is reduced to that size, and its alpha enlarged (bilinear), which keeps memory
+    at 1 GB.
 
     Parameters
     ----------
@@ -120,7 +121,7 @@ def estimate_alpha(image: np.ndarray, known: np.ndarray, method: str = "closed_f
     Returns
     -------
     np.ndarray
-        (H, W) float64 in [0, 1]; what was known is as it was.
+        (H, W) float64 in [0, 1]; known pixels keep their values.
 
     Raises
     ------
@@ -198,7 +199,7 @@ def cut_out(image: np.ndarray, known: np.ndarray, method: str = "closed_form") -
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """One thread, for equal files whatever the number of processes, and none of pymatting's hints on performance."""
+    """Use one thread, so that files do not depend on the number of processes; silence pymatting's performance hints."""
     import numba
 
     threads = numba.get_num_threads()

@@ -1,4 +1,4 @@
-"""Processes for per-image work: one thread each, and none that dies can hang or end the run."""
+"""Worker processes of one thread each. One that dies neither hangs nor ends the run; none outlives it."""
 
 import contextlib
 import multiprocessing
@@ -189,7 +189,7 @@ def _submit(pool: ProcessPoolExecutor, function: Callable[..., Result], *argumen
 
 @contextlib.contextmanager
 def _ctrl_c_blocked() -> Iterator[None]:
-    """For processes that are started meanwhile, which would end in a traceback: it is this process's to handle."""
+    """Processes started meanwhile ignore Ctrl-C, which this process handles; they would print a traceback each."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -217,7 +217,7 @@ def _initialize() -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot end its workers: they watch it themselves."""
+    """End this worker when its parent dies: ProcessPoolExecutor leaves the workers of a killed parent waiting."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
