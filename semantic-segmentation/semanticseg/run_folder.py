@@ -7,8 +7,6 @@ results.json             figures of every evaluation
 tensorboard/             the log
 """
 
-import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,17 +14,10 @@ from typing import Any
 from semanticseg.deeplab import DeepLab, build_model
 from semanticseg.settings import Model, TrainSettings
 from spectralseg.errors import InputError
-from spectralseg.files.storage import (
-    atomic_write,
-    field,
-    load_record,
-    make_folder,
-    remove,
-    remove_leftovers,
-    save_record,
-)
+from spectralseg.files.storage import field, load_record, save_json, save_record
 from spectralseg.models.weights import load_into
-from spectralseg.running.stage import differences, provenance
+from spectralseg.running.stage import provenance
+from spectralseg.training.run_folder import make_ready, refuse_another_run
 
 LATEST, BEST, RESULTS = "checkpoint-latest.pth", "checkpoint-best.pth", "results.json"
 LOGS = ("tensorboard", "wandb")
@@ -77,23 +68,12 @@ class TrainingRun:
         path = folder / LATEST
         if path.is_file() and not overwrite:
             self.state = load_checkpoint(path)
-            difference = differences(ADDED | self.state["settings"], content)
-            if difference:
-                raise InputError(
-                    f"{folder} holds a training, but {difference}; choose another hydra.run.dir or name, or start"
-                    " anew with overwrite=true"
-                )
+            advice = "choose another hydra.run.dir or name, or start anew with overwrite=true"
+            refuse_another_run(folder, ADDED | self.state["settings"], content, advice)
 
     def begin(self) -> None:
         """Make the folder ready; what an earlier run left there goes if it is not continued."""
-        make_folder(self.folder)
-        remove_leftovers(self.folder)
-        if self.state is None:
-            remove(self.folder / LATEST)  # first: without it nothing is resumed
-            for path in [*self.folder.glob("checkpoint-*.pth"), self.folder / RESULTS]:
-                remove(path)
-            for name in LOGS:
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+        make_ready(self.folder, self.state is not None, LATEST, ("checkpoint-*.pth", RESULTS, *LOGS))
 
     def save(self, state: dict[str, Any], is_best: bool, epoch: int | None) -> None:
         """Write the checkpoints of an evaluation; ``epoch``: also as that of an epoch."""
@@ -108,8 +88,7 @@ class TrainingRun:
 
     def write_results(self, content: dict[str, Any]) -> None:
         """Write results.json."""
-        with atomic_write(self.folder / RESULTS) as file:
-            file.write((json.dumps(content | {"settings": self.identity}, indent=2) + "\n").encode())
+        save_json(self.folder / RESULTS, content | {"settings": self.identity})
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

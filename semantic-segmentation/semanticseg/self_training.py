@@ -15,7 +15,6 @@ job_type=generate writes predictions, which main.py evaluates with matching=iden
 
 import contextlib
 import functools
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from omegaconf import DictConfig
-from PIL import Image
 from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from semanticseg.augment import Augmentation, seed_of
 from semanticseg.batches import PseudoLabelled, check_batches
-from semanticseg.deeplab import build_model, parameter_counts
+from semanticseg.deeplab import build_model
 from semanticseg.evaluation import count
 from semanticseg.matches import read_match, renaming
-from semanticseg.prediction import generate, predict, validate
-from semanticseg.pseudolabels import VOID, Labelled, Labels, pair, read_ids, sharpen, train_ids
+from semanticseg.prediction import generate, validate
+from semanticseg.pseudolabels import VOID, Labelled, pair, read_ids, sharpen, train_ids
+from semanticseg.report import Report
 from semanticseg.run_folder import TrainingRun, identity
-from semanticseg.scores import as_table, save_confusion, save_overlays, scores
+from semanticseg.scores import scores
 from semanticseg.settings import TrainSettings
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_images
@@ -47,7 +45,6 @@ from spectralseg.progress import progress_bar
 from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.launching import make_accelerator, start_asked_processes
 from spectralseg.training.batches import Batches, read_batches
-from spectralseg.training.logs import Log
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -100,7 +97,7 @@ class Trainer:
     def __init__(self, settings: TrainSettings, run: TrainingRun, accelerator: Accelerator, match: Match) -> None:
         self.settings, self.run, self.accelerator, self.match = settings, run, accelerator, match
         transform = settings.data.transform
-        self.network, self.origin = build_model(
+        self.network, origin = build_model(
             settings.model, settings.data.classes, settings.seed, transform.mean, transform.std
         )
         self.normalisation = [self.network.mean.flatten().tolist(), self.network.std.flatten().tolist()]
@@ -111,7 +108,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
         self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
         self.step = 0
-        self.results: dict[str, Any] = {"history": [], "matching": match, "weights": self.origin}
+        self.results: dict[str, Any] = {"history": [], "matching": match, "weights": origin}
         if run.state is not None:
             self._restore(run.state)
 
@@ -123,13 +120,18 @@ class Trainer:
         if accelerator.is_main_process:
             self.run.begin()
         accelerator.wait_for_everyone()
-        self._announce(training, validation)
-        project = "tensorboard" if settings.logger == "tensorboard" else "semantic-segmentation"  # a folder; a name
-        self.log = Log(accelerator, settings.logger, project, settings.name, self.step)
-        table, transform = renaming(self.match), settings.data.transform
-        augmentation = Augmentation(transform.resize_size, transform.crop_size)
-        clusters = settings.data.clusters
-        dataset = PseudoLabelled(training, table, clusters, augmentation, settings.seed, settings.enlarge)
+        self.report = Report(settings, self.run, accelerator, self.step)
+        self.report.start(self.network, self.results, len(training), len(validation))
+        if not self.results["history"]:  # what the network says before it has learned anything
+            self._evaluate(validation, epoch=0, loss=None)
+        if self.step < settings.max_train_steps:
+            self._loop(training, validation)
+        else:  # the run had ended before
+            self.confusion = validate(self._evaluated(), validation, settings.data.classes, accelerator)
+        self.report.end(self.confusion, self.results, self._evaluated(), validation)
+
+    def _loop(self, training: list[Labelled], validation: list[Labelled]) -> None:
+        settings, accelerator = self.settings, self.accelerator
         accumulated = settings.gradient_accumulation_steps
         batches = Batches(
             len(training),
@@ -140,42 +142,25 @@ class Trainer:
             accelerator.process_index,
             accelerator.num_processes,
         )
-        confusion = None
-        if not self.results["history"]:  # what the network says before it has learned anything
-            confusion = self._evaluate(validation, epoch=0, loss=None)
-        stream = read_batches(dataset, batches, settings.data.loader.num_workers)
-        confusion = self._loop(stream, batches, validation) if len(batches) else confusion
-        if confusion is None:  # the run had ended before
-            confusion = validate(self._evaluated(), validation, settings.data.classes, accelerator)
-        if accelerator.is_main_process:
-            self._report(confusion, validation)
-        self.log.close()
-
-    def _loop(self, stream: Iterator[Any], batches: Batches, validation: list[Labelled]) -> Any:
-        settings, confusion = self.settings, None
-        accumulated = settings.gradient_accumulation_steps
+        stream = read_batches(self._dataset(training), batches, settings.data.loader.num_workers)
         losses: list[float] = []
-        bar = progress_bar(
-            total=settings.max_train_steps,
-            initial=self.step,
-            desc="training",
-            unit="step",
-            disable=not self.accelerator.is_main_process,
-        )
-        with bar:
-            while self.step < settings.max_train_steps:
+        steps, quiet = settings.max_train_steps, not accelerator.is_main_process
+        with progress_bar(total=steps, initial=self.step, desc="training", unit="step", disable=quiet) as bar:
+            while self.step < steps:
                 losses.append(self._train_step(stream))
                 self.step += 1
                 bar.update()
-                if self.step % settings.log_every == 0:
-                    rate = self.optimizer.param_groups[0]["lr"]
-                    self.log.scalars({"train/loss": losses[-1], "train/lr": rate}, self.step)
-                epochs = [step * accumulated // batches.per_epoch for step in (self.step - 1, self.step)]
-                due = epochs[1] // settings.evaluate_every > epochs[0] // settings.evaluate_every
-                if due or self.step == settings.max_train_steps:
-                    confusion = self._evaluate(validation, epochs[1], sum(losses) / len(losses), epochs[1] > epochs[0])
+                self.report.step(self.step, losses[-1], self.optimizer.param_groups[0]["lr"])
+                before, epoch = (step * accumulated // batches.per_epoch for step in (self.step - 1, self.step))
+                if epoch // settings.evaluate_every > before // settings.evaluate_every or self.step == steps:
+                    self._evaluate(validation, epoch, sum(losses) / len(losses), is_epoch=epoch > before)
                     losses = []
-        return confusion
+
+    def _dataset(self, training: list[Labelled]) -> PseudoLabelled:
+        settings, transform = self.settings, self.settings.data.transform
+        augmentation = Augmentation(transform.resize_size, transform.crop_size)
+        table = renaming(self.match)
+        return PseudoLabelled(training, table, settings.data.clusters, augmentation, settings.seed, settings.enlarge)
 
     def _train_step(self, stream: Iterator[Any]) -> float:
         """One step of the optimizer; returns the loss, averaged over batches and processes."""
@@ -212,28 +197,23 @@ class Trainer:
             for buffer in network.buffers():
                 broadcast(buffer, from_process=0)
 
-    def _evaluate(self, validation: list[Labelled], epoch: int, loss: float | None, is_epoch: bool = False) -> Any:
-        """Validate, note the figures, and write checkpoints; returns the confusion matrix."""
+    def _evaluate(self, validation: list[Labelled], epoch: int, loss: float | None, is_epoch: bool = False) -> None:
+        """Validate, note the figures, and write checkpoints."""
         settings, accelerator = self.settings, self.accelerator
         self._share_statistics()
-        confusion = validate(self._evaluated(), validation, settings.data.classes, accelerator)
-        result = scores(confusion, settings.data.names())
+        self.confusion = validate(self._evaluated(), validation, settings.data.classes, accelerator)
+        result = scores(self.confusion, settings.data.names())
         figures = {name: result[name] for name in ("miou", "miou_all_classes", "accuracy")}
         history = self.results["history"]
         is_best = all(figures["miou"] > before["miou"] for before in history)
         history.append({"step": self.step, "epoch": epoch, "loss": loss} | figures)
-        logged = {f"val/{name}": value for name, value in figures.items()}
-        self.log.scalars(logged | ({} if loss is None else {"train/mean_loss": loss}), self.step)
+        self.report.evaluation(history[-1], is_best)
         if accelerator.is_main_process:
-            learned = "" if loss is None else f"loss {loss:.4f}, "
-            text = f"step {self.step}, epoch {epoch}: {learned}mIoU {100 * figures['miou']:.2f}, accuracy"
-            tqdm.write(f"{text} {100 * figures['accuracy']:.2f}{' (best)' if is_best else ''}", file=sys.stdout)
             every = settings.checkpoint_every
             numbered = is_epoch and every is not None and epoch % every == 0
             self.run.save(self._state(), is_best, epoch if numbered else None)
             self.run.write_results(self.results)
         accelerator.wait_for_everyone()
-        return confusion
 
     def _state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
@@ -259,44 +239,6 @@ class Trainer:
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.results["history"] = state["history"]
-
-    # --- what is said ---
-
-    def _announce(self, training: list[Labelled], validation: list[Labelled]) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        settings, model = self.settings, self.settings.model
-        whole, trained = parameter_counts(self.network)
-        processes = self.accelerator.num_processes
-        print(
-            f"{model.name} on {model.backbone} ({self.origin}): {whole / 1e6:.1f} M parameters, {trained / 1e6:.1f} M"
-            f" of them train; {len(training)} images to train on, {len(validation)} to validate; {processes}"
-            f" process{'es' if processes > 1 else ''} on {self.accelerator.device.type}"
-        )
-        if self.origin.startswith("random"):
-            print(f"note: {model.backbone} has RANDOM weights: it knows nothing of images yet", file=sys.stderr)
-        pseudo = self.results["pseudo_labels"]
-        if pseudo is not None:
-            print(f"pseudo-labels of the validation images: mIoU {100 * pseudo['miou']:.2f}")
-            print(f"matching='\"{self.match}\"'")
-        if self.run.state is not None:
-            print(f"going on at step {self.step} of {settings.max_train_steps}")
-
-    def _report(self, confusion: Any, validation: list[Labelled]) -> None:
-        names, folder = self.settings.data.names(), self.run.folder
-        result = scores(confusion, names)
-        best = max(self.results["history"], key=lambda entry: entry["miou"])
-        self.run.write_results(self.results | {"final": result, "best": best})
-        save_confusion(folder / "confusion.png", confusion, names, f"mIoU {100 * result['miou']:.2f}")
-        model = self._evaluated().eval()
-
-        def draw(_: Labelled, photograph: Image.Image) -> Labels:
-            return predict(model, photograph, self.accelerator)
-
-        save_overlays(folder / "overlays", validation, self.settings.visualize, names, draw)
-        print(as_table(result))
-        print(f"best: mIoU {100 * best['miou']:.2f} at step {best['step']}")
-        print(f"results -> {folder}")
 
 
 def self_training_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

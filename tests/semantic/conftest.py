@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from semanticseg import evaluation as semantic_evaluation
-from semanticseg import self_training
+from semanticseg import report, self_training
 from shared_data import shared
 from spectralseg.running.hydra_app import run
 
@@ -79,7 +79,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
     def call(*overrides: object) -> dict[str, Any]:
         settings = [*SMALL, "hydra.run.dir=run", *map(str, overrides)]
         with monkeypatch.context() as patch:
-            without_pictures(patch, self_training, settings)
+            without_pictures(patch, report, settings)
             run(self_training.train, TRAIN, settings)
         folder = next(
             setting.partition("=")[2] for setting in reversed(settings) if setting.startswith("hydra.run.dir")

@@ -20,9 +20,10 @@ from omegaconf import DictConfig
 
 from eagleseg.checkpoints.trained import Trained, load_trained
 from eagleseg.data.dataset import DataSettings, EagleDataset, build_dataset
-from eagleseg.evaluation.evaluate import EvaluationOptions, evaluate, write_results
+from eagleseg.evaluation.evaluate import EvaluationOptions, evaluate
 from eagleseg.evaluation.scores import as_table
 from spectralseg.errors import InputError
+from spectralseg.files.storage import save_json
 from spectralseg.running.devices import pick_device
 from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.settings import setting
@@ -70,7 +71,8 @@ def evaluate_models(config: DictConfig) -> None:
         dataset = data_of(trained, settings)
         folder = run_folder() if len(paths) == 1 else run_folder() / f"{number}_{Path(path).stem}"
         results = evaluate(trained, dataset, settings, folder)
-        write_results(folder, {"model": str(path), "step": trained.step, **results, "settings": asdict(settings)})
+        content = {"model": str(path), "step": trained.step, **results, "settings": asdict(settings)}
+        save_json(folder / "results.json", content)
         print(f"{path} on {dataset.name}, {settings.split}, {len(dataset)} images")
         print(as_table(results["scores"]))
         print(f"results -> {folder}")

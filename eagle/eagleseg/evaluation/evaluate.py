@@ -23,7 +23,7 @@ from eagleseg.evaluation.scores import NAMES, ProbeCounts, as_classes, scores
 from spectralseg.drawing.charts import confusion_picture
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import save_labels
-from spectralseg.files.storage import make_folder, save_json, save_picture
+from spectralseg.files.storage import make_folder, save_picture
 from spectralseg.mathematics.crf import EAGLE_CRF, refine_probabilities
 from spectralseg.progress import progress_bar
 from spectralseg.running.workers import stream
@@ -150,8 +150,3 @@ def _write_pictures(
         pictures["predictions"] = rows_of_labels(photographs, columns, [dataset.ids[index] for index in shown])
     for name, picture in pictures.items():
         save_picture(folder / f"{name}.png", picture)
-
-
-def write_results(folder: Path, content: dict[str, Any]) -> None:
-    """Write results.json."""
-    save_json(folder / "results.json", content)

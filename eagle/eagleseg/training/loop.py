@@ -6,6 +6,7 @@ a function of the seed, the step and the process, so that a resumed run is the u
 
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from eagleseg.data.dataset import EagleDataset, build_dataset, to_picture
-from eagleseg.evaluation.pictures import rows_of_labels
-from eagleseg.evaluation.scores import ProbeCounts, as_classes, scores
+from eagleseg.data.dataset import EagleDataset, build_dataset
 from eagleseg.losses.step import EagleStep, total_loss
 from eagleseg.model.features import Featurizer, features_of_views
 from eagleseg.model.heads import EagleModel
+from eagleseg.training.report import figures, report
 from eagleseg.training.run_folder import LOGS, RunFolder
 from eagleseg.training.settings import DTYPES, TrainSettings
-from eagleseg.training.validation import Sample, validate
-from spectralseg.drawing.charts import confusion_picture
+from eagleseg.training.validation import validate
 from spectralseg.errors import InputError
 from spectralseg.models.backbones import Backbone, load_backbone
 from spectralseg.progress import progress_bar
@@ -34,14 +32,6 @@ from spectralseg.training.batches import Batches, read_batches
 from spectralseg.training.logs import Log
 
 CHECKPOINT_FORMAT = "eagle 1"
-TAGS = {  # as published, where it logs the same
-    "cluster_released_miou": "test/cluster/mIoU",
-    "cluster_released_accuracy": "test/cluster/Accuracy",
-    "cluster_strict_miou": "test/cluster_strict/mIoU",
-    "cluster_strict_accuracy": "test/cluster_strict/Accuracy",
-    "linear_miou": "test/linear/mIoU",
-    "linear_accuracy": "test/linear/Accuracy",
-}
 PROBES = ("linear", "cluster")  # terms that train the probes only, the first of them on labels
 
 
@@ -121,21 +111,11 @@ class _Training:
         self.log = Log(accelerator, settings.logger, "eagle", settings.experiment_name, self.first_step)
         if self.first_step:
             accelerator.print(f"train: goes on at step {self.first_step} of {self.run.path}", file=sys.stderr)
-        batches = Batches(
-            len(self.training),
-            settings.batch_size,
-            lambda epoch: (settings.seed << 24) + epoch,
-            self.step,
-            settings.max_steps,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
-        on_gpu = accelerator.device.type == "cuda"
-        stream = read_batches(self.training, batches, settings.num_workers, pin_memory=on_gpu)
+        batches = self._batches()
         quiet = not accelerator.is_main_process
         with progress_bar(total=settings.max_steps, initial=self.step, desc="train", unit="step", disable=quiet) as bar:
             while self.step < settings.max_steps:
-                self._one_step(next(stream))
+                self._one_step(next(batches))
                 self.step += 1
                 bar.update()
                 at_end = self.step == settings.max_steps
@@ -150,12 +130,27 @@ class _Training:
         self.log.close()
         accelerator.print(f"train: {self.step} steps -> {self.run.path}", file=sys.stderr)
 
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        """This process's share of each batch from the next step on."""
+        settings, accelerator = self.settings, self.accelerator
+        batches = Batches(
+            len(self.training),
+            settings.batch_size,
+            lambda epoch: (settings.seed << 24) + epoch,
+            self.step,
+            settings.max_steps,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        on_gpu = accelerator.device.type == "cuda"
+        return read_batches(self.training, batches, settings.num_workers, pin_memory=on_gpu)
+
     def _one_step(self, batch: dict[str, Any]) -> None:
         device = self.accelerator.device
         tensors = {
             name: value.to(device, non_blocking=True) for name, value in batch.items() if isinstance(value, Tensor)
         }
-        # Dropout and the points that are compared depend on the step alone, and so do not notice an interruption.
+        # Dropout and the points that are compared depend on the step alone, so that a resumed run draws the same.
         torch.manual_seed(_mixed(self.settings.seed, self.step, self.accelerator.process_index))
         features = features_of_views(self.features_of, tensors)
         share = contrast_share(self.step, self.settings)
@@ -204,52 +199,23 @@ class _Training:
             settings.pictures,
         )
         loss = float(np.mean(self.losses)) if self.losses else math.nan
-        after_schedule = self.step - 1 > settings.step_schedulers
-        selected = {"loss": loss if after_schedule else math.nan, "last": float(self.step)}
-        metrics: dict[str, Any] = {"step": self.step, "loss": loss}
-        if counts is not None:
-            results = scores(counts, self.validation.class_names)
-            miou = results["cluster_released"]["miou"]
-            selected["cluster_miou"] = 0.0 if math.isnan(miou) else miou  # NaN: all pixels in extra clusters
-            metrics |= {f"{name}_{score}": results[name][score] for name in results for score in ("miou", "accuracy")}
         self.losses = []
+        metrics = {"step": self.step, "loss": loss} | figures(counts, self.validation.class_names)
         if self.accelerator.is_main_process:
-            self._report(metrics, counts, samples)
+            report(metrics, counts, samples, self.validation, self.run, self.log)
             match = {} if counts is None else counts.match()
             at_end = self.step == settings.max_steps
-            self.run.save_if_good(selected[settings.select_by], self.step, self._checkpoint(metrics, match), at_end)
+            self.run.save_if_good(self._selection(metrics), self.step, self._checkpoint(metrics, match), at_end)
         self.accelerator.wait_for_everyone()
 
-    def _report(self, metrics: dict[str, Any], counts: ProbeCounts | None, samples: list[Sample]) -> None:
-        step, name = self.step, f"step_{self.step:06d}"
-        self.run.add_metrics(metrics)
-        scalars = {TAGS[key]: value for key, value in metrics.items() if key in TAGS}
-        pictures = {}
-        if counts is not None:
-            for sample in samples:
-                sample.maps["cluster"] = as_classes(sample.maps["cluster"], counts.match())
-            names = self.validation.class_names
-            confusion = counts.confusions()["cluster_strict"]
-            pictures["confusion"] = confusion_picture(confusion[:, :-1], [*names, "(unmatched)"], names, f"step {step}")
-            for kind, sums in (("label", counts.cluster.sum(axis=0)), ("cluster", counts.cluster.sum(axis=1))):
-                shares = sums / max(1, sums.sum())
-                scalars |= {f"frequency/{kind}_{number:02d}": float(share) for number, share in enumerate(shares)}
-        if samples:
-            photographs = [to_picture(self.validation[sample.index]["img"]) for sample in samples]
-            columns = {caption: [sample.maps[caption] for sample in samples] for caption in samples[0].maps}
-            ids = [self.validation.ids[sample.index] for sample in samples]
-            pictures["predictions"] = rows_of_labels(photographs, columns, ids)
-        self.log.scalars(scalars, step)
-        for kind, picture in pictures.items():
-            self.run.save_picture(f"{name}_{kind}", picture)
-            self.log.picture(kind, picture, step)
-        if counts is not None:
-            tqdm.write(
-                f"step {step}: cluster mIoU {metrics['cluster_released_miou']:.2f}, accuracy"
-                f" {metrics['cluster_released_accuracy']:.2f}; linear mIoU {metrics['linear_miou']:.2f}, accuracy"
-                f" {metrics['linear_accuracy']:.2f}",
-                file=sys.stderr,
-            )
+    def _selection(self, metrics: dict[str, Any]) -> float:
+        """The value of ``select_by``; NaN for losses within the schedule, which are not those of later steps."""
+        if self.settings.select_by == "loss":
+            return metrics["loss"] if self.step - 1 > self.settings.step_schedulers else math.nan
+        if self.settings.select_by == "last":
+            return float(self.step)
+        miou = metrics["cluster_released_miou"]
+        return 0.0 if math.isnan(miou) else miou  # NaN: all pixels are in extra clusters
 
     def _checkpoint(self, metrics: dict[str, Any], match: dict[int, int]) -> dict[str, Any]:
         return {

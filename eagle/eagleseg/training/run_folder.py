@@ -11,7 +11,6 @@ A run that is started again goes on at last.pth.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from PIL import Image
 from eagleseg.checkpoints.files import load_checkpoint, save_checkpoint
 from eagleseg.training.settings import TrainSettings
 from spectralseg.errors import InputError
-from spectralseg.files.storage import atomic_write, make_folder, remove, remove_leftovers
-from spectralseg.running.stage import differences
+from spectralseg.files.storage import atomic_write, load_json, make_folder, remove, save_json, save_picture
+from spectralseg.training.run_folder import make_ready, refuse_another_run
 
 SETTINGS, LAST, BEST, METRICS, PICTURES, LOGS = (
     *("settings.json", "last.pth", "best.pth", "metrics.jsonl", "pictures", "logs"),
@@ -52,31 +51,16 @@ class RunFolder:
         self.path, self.settings = path, settings
         self.identity = json.loads(json.dumps({**settings.identity(), "weights": weights}))
         self.ranking: list[tuple[float, int]] = []  # (value of select_by, step) of the checkpoints kept, best first
-        self._check()
-
-    def _check(self) -> None:
-        before = _read_json(self.path / SETTINGS)
-        if before is None or self.settings.overwrite:
-            return
-        difference = differences(before, self.identity)
-        if difference:
-            raise InputError(
-                f"{self.path} already holds a run, but {difference}; choose another experiment_name, or overwrite=true"
-            )
+        before = None if settings.overwrite else load_json(path / SETTINGS)
+        if before is not None:
+            advice = "choose another experiment_name, or overwrite=true"
+            refuse_another_run(path, before, self.identity, advice)
 
     def begin(self) -> None:
-        """Make the folder ready; with ``overwrite`` what an earlier run left there goes."""
-        make_folder(self.path)
-        remove_leftovers(self.path)
-        if self.settings.overwrite:
-            for name in (LAST, BEST, METRICS):  # last.pth first: without it nothing is resumed
-                remove(self.path / name)
-            for path in self.path.glob("step_*.pth"):
-                remove(path)
-            for name in (PICTURES, LOGS):
-                shutil.rmtree(self.path / name, ignore_errors=True)
-        with atomic_write(self.path / SETTINGS) as file:
-            file.write((json.dumps(self.identity, indent=2) + "\n").encode())
+        """Make the folder ready; what an earlier run left there goes if it is not continued."""
+        goes_on = not self.settings.overwrite and (self.path / LAST).exists()
+        make_ready(self.path, goes_on, LAST, (BEST, METRICS, "step_*.pth", PICTURES, LOGS))
+        save_json(self.path / SETTINGS, self.identity)
 
     def last(self) -> dict[str, Any] | None:
         """What :meth:`save_last` wrote, or None at the start of a run."""
@@ -140,14 +124,4 @@ class RunFolder:
 
     def save_picture(self, name: str, picture: Image.Image) -> None:
         """Write pictures/<name>.png."""
-        with atomic_write(make_folder(self.path / PICTURES) / f"{name}.png") as file:
-            picture.save(file, format="PNG")
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); delete it if it is damaged") from None
+        save_picture(make_folder(self.path / PICTURES) / f"{name}.png", picture)

@@ -92,6 +92,16 @@ def save_json(path: str | Path, content: Any, indent: int | None = 2) -> None:
         file.write((json.dumps(content, indent=indent) + "\n").encode())
 
 
+def load_json(path: Path) -> Any:
+    """The content of a JSON file, or None where there is no file; an :class:`InputError` if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); delete it if it is damaged") from None
+
+
 def save_picture(path: str | Path, picture: Image.Image, **options: Any) -> None:
     """Write a picture as JPEG or PNG, whichever the name says, atomically; ``options`` are those of the format."""
     with atomic_write(path) as file:

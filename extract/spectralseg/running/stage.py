@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from spectralseg import __version__
 from spectralseg.errors import ImagesFailed, InputError
-from spectralseg.files.storage import make_folder, remove, remove_leftovers, save_json, save_record
+from spectralseg.files.storage import load_json, make_folder, remove, remove_leftovers, save_json, save_record
 from spectralseg.progress import progress_bar
 from spectralseg.running.devices import integer_variable
 from spectralseg.running.workers import attempt, map_processes
@@ -65,12 +65,9 @@ def _checked_rank(rank: int, world: int) -> tuple[int, int]:
 def describe(folder: str | Path, name: str = DESCRIPTION_FILE) -> dict[str, Any] | None:
     """The ``stage.json`` of a folder, or None where there is none."""
     path = Path(folder) / name
-    try:
-        description = json.loads(path.read_text())
-    except FileNotFoundError:
+    description = load_json(path)
+    if description is None:
         return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); delete it if it is damaged") from None
     if not isinstance(description, dict) or not isinstance(description.get("arguments"), dict):
         raise InputError(f"{path} tells no arguments of a stage; delete it if it is damaged")
     return description
