@@ -21,12 +21,6 @@ def weights(folder: Path, name: str = "last.pth") -> dict[str, torch.Tensor]:
     return load_checkpoint(folder / name)["model"]
 
 
-def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], tolerance: float = 0) -> None:
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        torch.testing.assert_close(value, second[name], rtol=tolerance, atol=tolerance, msg=name)
-
-
 @pytest.mark.slow
 def test_two_textures_are_told_apart(run_script: Callable[..., Path], textures: list[str]):
     folder = run_script(
@@ -41,23 +35,14 @@ def test_two_textures_are_told_apart(run_script: Callable[..., Path], textures: 
     assert last["linear_accuracy"] > 95
 
 
-def test_resumed_run_is_the_uninterrupted_one(run_script: Callable[..., Path], textures: list[str]):
+def test_a_run_resumed_with_workers_is_the_uninterrupted_one(run_script: Callable[..., Path], textures: list[str]):
     whole = run_script(TRAIN, *textures, "max_steps=6", folder="whole")
     run_script(TRAIN, *textures, "max_steps=3", "checkpoint_freq=3", folder="parts")
-    parts = run_script(TRAIN, *textures, "max_steps=6", folder="parts")
-    assert_same_weights(weights(whole), weights(parts))
+    parts = run_script(TRAIN, *textures, "max_steps=6", "num_workers=1", folder="parts")
+    torch.testing.assert_close(weights(whole), weights(parts), rtol=0, atol=0)
     # the second validation of the interrupted run was at its end
     assert metrics(whole)[-1] == metrics(parts)[-1]
     assert [line["step"] for line in metrics(parts)] == [2, 3, 4, 6]
-
-
-def test_workers_change_nothing_and_another_seed_all(run_script: Callable[..., Path], textures: list[str]):
-    alone, helped, other = (
-        weights(run_script(TRAIN, *textures, "max_steps=2", more, folder=folder))
-        for folder, more in (("alone", "num_workers=0"), ("helped", "num_workers=2"), ("other", "seed=1"))
-    )
-    assert_same_weights(alone, helped)
-    assert not torch.equal(alone["head.A.weight"], other["head.A.weight"])
 
 
 def test_loss_that_is_no_number_stops_and_keeps_checkpoints(
@@ -65,14 +50,13 @@ def test_loss_that_is_no_number_stops_and_keeps_checkpoints(
 ):
     run_script(TRAIN, *textures, "max_steps=2")
     before = weights(tmp_path / "run")
-    torch.save({**load_checkpoint(tmp_path / "run" / "last.pth"), "step": 2}, tmp_path / "run" / "last.pth")
     state = load_checkpoint(tmp_path / "run" / "last.pth")
     state["model"]["linear_probe.weight"][0] = torch.inf
     torch.save(state, tmp_path / "run" / "last.pth")
     message = refused(TRAIN, *textures, "max_steps=4")
     assert "'linear'" in message
     assert "lr" in message
-    assert_same_weights(before, weights(tmp_path / "run", "best.pth"))
+    torch.testing.assert_close(before, weights(tmp_path / "run", "best.pth"), rtol=0, atol=0)
 
 
 def test_diverging_weights_are_not_saved(
@@ -101,10 +85,7 @@ def test_best_checkpoints(run_script: Callable[..., Path], textures: list[str], 
 def test_selection_by_loss_begins_after_the_schedule(run_script: Callable[..., Path], textures: list[str]):
     folder = run_script(TRAIN, *textures, "max_steps=4", "val_freq=1", "keep_best=9", "select_by=loss")
     assert {path.name for path in folder.glob("step_*.pth")} == {"step_000003.pth", "step_000004.pth"}
-
-
-def test_a_run_within_the_schedule_leaves_a_best_checkpoint(run_script: Callable[..., Path], textures: list[str]):
-    folder = run_script(TRAIN, *textures, "max_steps=2", "select_by=loss")
+    folder = run_script(TRAIN, *textures, "max_steps=2", "select_by=loss", folder="within the schedule")
     assert load_checkpoint(folder / "best.pth")["step"] == 2
     assert not list(folder.glob("step_*.pth"))
 
@@ -122,10 +103,10 @@ def test_without_labels(run_script: Callable[..., Path], refused: Callable[..., 
 
 
 def test_variants_train(run_script: Callable[..., Path], textures: list[str]):
-    """Each to other weights than the usual settings and the other variants."""
+    """Each to other weights than the usual settings and the other variants, as another seed does."""
     settings = [*textures, "label_smoothing=true", "max_steps=3"]
     folders = [run_script(TRAIN, *settings, folder="usual")]
-    for variant in ("eicue_color=rgb", "eicue_color=none", "centroid_mode=mean", "centroid_mode=learned"):
+    for variant in ("eicue_color=rgb", "eicue_color=none", "centroid_mode=mean", "centroid_mode=learned", "seed=1"):
         folders.append(run_script(TRAIN, *settings, variant, folder=variant.partition("=")[2]))
     assert len({weights(folder)["project_head.weight"].numpy().tobytes() for folder in folders}) == len(folders)
 
@@ -168,7 +149,7 @@ def test_another_run_in_the_folder_is_refused(
 def test_two_processes_train_as_one(run_script: Callable[..., Path], textures: list[str], tmp_path: Path):
     settings = [*textures, "max_steps=4", "val_freq=4", "checkpoint_freq=2", "batch_size=8"]
     alone = run_script(TRAIN, *settings, folder="alone")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     together = tmp_path / "together"
     result = run_command([*launch, EAGLE / f"{TRAIN}.py", *settings, f"hydra.run.dir={together}"])
     assert result.returncode == 0, result.stderr

@@ -1,7 +1,14 @@
 """Self-training: it learns, goes on where it stopped, and says what is wrong."""
 
+import functools
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from running import run_command, start_command
 from semanticseg import self_training
 from semanticseg.augment import seed_of
 from semanticseg.deeplab import build_model
@@ -18,9 +26,11 @@ from semanticseg.prediction import predict
 from semanticseg.run_folder import load_model
 from semanticseg.self_training import Trainer, self_training_loss
 from semanticseg.settings import Model
+from shared_data import PROJECT
 from spectralseg.running.launching import make_accelerator
 
 CAT, DOG = 8, 12
+TRAIN = str(PROJECT / "semantic-segmentation" / "train.py")
 MATCHING = "matching='[(0, 0), (1, 8), (2, 12)]'"
 
 
@@ -28,10 +38,7 @@ def checkpoint(folder: Path, name: str = "latest") -> dict[str, Any]:
     return torch.load(folder / f"checkpoint-{name}.pth", weights_only=True)
 
 
-def assert_equal_weights(first: dict[str, Any], second: dict[str, Any], part: str = "model") -> None:
-    assert first[part].keys() == second[part].keys()
-    for name, value in first[part].items():
-        assert torch.equal(value, second[part][name]), name
+assert_equal = functools.partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 @pytest.mark.slow
@@ -60,16 +67,12 @@ def test_it_becomes_better_than_its_pseudo_labels(train, squares, tmp_path: Path
     assert f"best: mIoU {100 * result['best']['miou']:.2f}" in printed
 
 
-class Stopped(KeyboardInterrupt):
-    pass
-
-
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     go = Trainer._train_step
 
     def stopping(self: Trainer, stream: Any) -> float:
         if self.step == step:
-            raise Stopped
+            raise KeyboardInterrupt
         return go(self, stream)
 
     monkeypatch.setattr(Trainer, "_train_step", stopping)
@@ -78,11 +81,10 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 def test_interrupted_and_resumed_it_ends_with_the_same_weights(
     train, squares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
-    """With what has a state of its own; ``test_training_processes.py`` kills a plain one."""
+    """With everything that has a state of its own; then there is nothing more to do."""
     settings = (*squares.settings, MATCHING, "max_train_steps=8", "gradient_accumulation_steps=2")
     settings += ("ema=true", "ema_decay=0.9", "model.unfrozen_backbone_layers=1")
-    train(*settings)
-    shutil.move(tmp_path / "run", tmp_path / "whole")
+    train(*settings, "hydra.run.dir=whole")
     whole = checkpoint(tmp_path / "whole")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 7)
@@ -92,13 +94,15 @@ def test_interrupted_and_resumed_it_ends_with_the_same_weights(
     assert checkpoint(tmp_path / "run")["step"] == 6  # of the evaluation before
     capsys.readouterr()
     result = train(*settings)
-    assert "going on at step" in capsys.readouterr().out
+    assert "going on at step 6 of 8" in capsys.readouterr().out
+    interrupt_at(monkeypatch, 8)
+    assert train(*settings) == result
     resumed = checkpoint(tmp_path / "run")
     assert resumed["step"] == whole["step"] == 8
-    for part in ("model", "ema"):
-        assert_equal_weights(whole, resumed, part)
     assert resumed["history"] == whole["history"] == result["history"]
-    assert_equal_weights(checkpoint(tmp_path / "whole", "best"), checkpoint(tmp_path / "run", "best"))
+    for part in ("model", "ema"):
+        assert_equal(whole[part], resumed[part])
+    assert_equal(*(checkpoint(tmp_path / folder, "best")["model"] for folder in ("whole", "run")))
     assert any(not torch.equal(value, whole["ema"][name]) for name, value in whole["model"].items())
 
 
@@ -108,14 +112,6 @@ def test_mixed_precision(train, squares):
     losses = [result["history"][-1]["loss"] for result in (full, mixed)]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
-
-
-def test_a_finished_training_is_not_repeated(train, squares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    first = train(*squares.settings, MATCHING)
-    before = checkpoint(tmp_path / "run")
-    interrupt_at(monkeypatch, 0)  # a step more would raise
-    assert train(*squares.settings, MATCHING) == first
-    assert_equal_weights(before, checkpoint(tmp_path / "run"))
 
 
 def test_a_training_with_other_settings_is_not_continued(train, refused, squares, tmp_path: Path):
@@ -128,21 +124,6 @@ def test_a_training_with_other_settings_is_not_continued(train, refused, squares
     assert len(result["history"]) < 4
     (tmp_path / "run" / "checkpoint-latest.pth").write_bytes(b"damaged")
     assert "checkpoint-latest.pth cannot be read" in refused(train, *squares.settings, MATCHING)
-
-
-def test_the_schedule(train, squares, monkeypatch: pytest.MonkeyPatch):
-    """lr falls linearly to 0 without warm-up; weight decay is AdamW's."""
-    seen = []
-    step = torch.optim.AdamW.step
-
-    def noting(self, *arguments, **options):
-        seen.append((self.param_groups[0]["lr"], self.param_groups[0]["weight_decay"]))
-        return step(self, *arguments, **options)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", noting)
-    train(*squares.settings, MATCHING, "lr=0.01", "max_train_steps=5", "gradient_accumulation_steps=2")
-    assert [rate for rate, _ in seen] == pytest.approx([0.01, 0.008, 0.006, 0.004, 0.002])
-    assert seen[0][1] == 1e-8
 
 
 def test_predictions_are_written_and_evaluated(train, evaluate, refused, squares, tmp_path: Path):
@@ -289,3 +270,51 @@ def test_the_config_is_the_published_one(monkeypatch: pytest.MonkeyPatch):
     assert (data["num_classes"], data["num_clusters"]) == (20, 20)
     assert data["loader"] == {"batch_size": 144, "num_workers": 8}
     assert (data["transform"]["resize_size"], data["transform"]["crop_size"]) == (256, 224)
+
+
+# as users start it
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_and_report_once(train, squares, small, tmp_path: Path):
+    settings = (*squares.settings, MATCHING, "data.loader.batch_size=12", "max_train_steps=15", "lr=0.002")
+    settings += ("evaluate_every=100",)
+    one = train(*settings)["history"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", TRAIN]
+    done = run_command([*launch, *small, *settings, f"hydra.run.dir={tmp_path / 'two'}"])
+    assert done.returncode == 0, done.stderr
+    two = json.loads((tmp_path / "two" / "results.json").read_text())["history"]
+    assert [entry["step"] for entry in two] == [entry["step"] for entry in one] == [0, 15]
+    assert two[0]["miou"] == one[0]["miou"]  # the same weights, and each image counted once
+    assert two[0]["accuracy"] == one[0]["accuracy"]
+    # then the batch norms of each process see half a batch
+    assert two[1]["loss"] == pytest.approx(one[1]["loss"], rel=0.15)
+    assert two[1]["miou"] == pytest.approx(one[1]["miou"], abs=0.15)
+    assert "2 processes on cpu" in done.stdout
+    for once in (r"12 images to train on", r"^step 0, ", r"step 15, ", r"^best: mIoU", r"^results -> "):
+        assert len(re.findall(once, done.stdout, re.MULTILINE)) == 1, once
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(train, squares, small, tmp_path: Path, capsys):
+    settings = (*squares.settings, MATCHING, "max_train_steps=9")
+    command = [sys.executable, TRAIN, *small, *settings, f"hydra.run.dir={tmp_path / 'killed'}"]
+    latest = tmp_path / "killed" / "checkpoint-latest.pth"
+    seen, deadline = set(), time.monotonic() + 300
+    process = start_command(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while len(seen) < 2 and process.poll() is None and time.monotonic() < deadline:  # of step 0 and one more
+            seen |= {latest.stat().st_mtime_ns} if latest.exists() else set()
+            time.sleep(0.01)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    before = checkpoint(tmp_path / "killed")["step"]
+    assert 0 < before < 9
+    train(*settings, "hydra.run.dir=killed")
+    assert f"going on at step {before} of 9" in capsys.readouterr().out
+    train(*settings)
+    whole, resumed = (checkpoint(tmp_path / folder)["model"] for folder in ("run", "killed"))
+    for name, value in whole.items():  # sums of the killed process may have been rounded in another way
+        assert (resumed[name] - value).float().norm() <= 1e-3 * value.float().norm(), name
+    assert not list((tmp_path / "killed").glob(".*"))  # what the killed process was writing
