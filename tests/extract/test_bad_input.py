@@ -135,15 +135,6 @@ def test_images_too_large_for_the_memory(tmp_path, capsys, monkeypatch):
     assert len(list((tmp_path / "features").glob("*.pth"))) == 3
 
 
-def test_only_bad_images(tmp_path, capsys):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    (folder / "a.jpg").write_bytes(b"")
-    message, lines = run(features_flags(folder, tmp_path / "features"), capsys)
-    assert message == "error: 1 of 1 images failed in extract_features: see the lines above"
-    assert [path.name for path in (tmp_path / "features").iterdir()] == ["stage.json"]
-
-
 @pytest.fixture
 def features(tmp_path, capsys):
     """Features of three images of 80 x 64 pixels: 4 rows of 5 patches."""

@@ -213,18 +213,6 @@ def test_exif_orientation(orientation, upright, tmp_path):
     assert np.array_equal(loaded(image, tmp_path / "x.png", exif=exif), upright(np.array(image)))
 
 
-def test_a_photograph_taken_upright_with_a_phone(tmp_path):
-    """The camera stores the picture lying: its left side (red) is the top."""
-    image = Image.new("RGB", (64, 32), BLUE)
-    image.paste(RED, (0, 0, 32, 32))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    pixels = loaded(image, tmp_path / "x.jpg", exif=exif, quality=95).astype(int)
-    assert pixels.shape == (64, 32, 3)
-    assert np.abs(pixels[:28] - RED).max() <= 8
-    assert np.abs(pixels[36:] - BLUE).max() <= 8
-
-
 def test_files_that_are_no_images(tmp_path):
     picture(0).save(tmp_path / "whole.png")
     picture(0).save(tmp_path / "whole.jpg")

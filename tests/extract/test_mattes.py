@@ -253,32 +253,6 @@ def given_samples(masks, output, root=SAMPLES):
     return (*images, "--segmentations_dir", masks, "--output_dir", output)
 
 
-@pytest.fixture(scope="module")
-def cut_samples(pymatting, tmp_path_factory):
-    """The sample photographs, cut out along their masks."""
-    output = tmp_path_factory.mktemp("mattes")
-    run(*given_samples(SAMPLES / "masks", output))
-    return output
-
-
-def test_sample_photographs(cut_samples):
-    for path in sorted((SAMPLES / "images").iterdir()):
-        image, mask = np.array(Image.open(path)), np.array(Image.open(SAMPLES / "masks" / f"{path.stem}.png")) > 0
-        with Image.open(cut_samples / f"{path.stem}.png") as file:
-            assert (file.mode, file.size) == ("RGBA", mask.shape[::-1])
-            cut = np.array(file)
-        alpha = cut[..., 3] / 255
-        band = default_band(*mask.shape)
-        known = trimap(mask, band, band)
-        np.testing.assert_array_equal(alpha[known != 0.5], known[known != 0.5])
-        solid = alpha > 0.5
-        overlap = (solid & mask).sum() / (solid | mask).sum()
-        assert overlap > (0.7 if path.stem == "rocket" else 0.95)  # the rocket is 20 pixels wide
-        assert ((alpha > 0.02) & (alpha < 0.98)).sum() > 0.005 * mask.sum()  # edges are soft
-        opaque = cut[..., 3] == 255
-        np.testing.assert_array_equal(cut[opaque, :3], image[opaque])
-
-
 @pytest.fixture
 def details(tmp_path):
     """The middles of the sample photographs and of their masks, 60 x 60 pixels, with their list."""

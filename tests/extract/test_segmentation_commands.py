@@ -57,15 +57,6 @@ def test_mask_is_eigenvector_one_above_the_threshold(stages: Path, tmp_path: Pat
             np.testing.assert_array_equal(read(out / f"{path.stem}.png"), expected)
 
 
-def test_label_maps_are_palette_pngs_with_the_colours_of_voc(stages: Path, tmp_path: Path):
-    run_here("extract_multi_region_segmentations", *both(stages), "--output_dir", tmp_path)
-    with Image.open(tmp_path / "coffee.png") as picture:
-        assert picture.mode == "P"
-        labels, colours = np.array(picture), np.array(picture.convert("RGB"))
-    assert set(np.unique(labels)) == {0, 1, 2, 3}
-    assert {tuple(colour) for colour in colours[labels == 1]} == {(128, 0, 0)}
-
-
 def test_binary_masks_are_grey_with_0_and_255_and_every_command_takes_them(stages: Path, tmp_path: Path):
     pytest.importorskip("pydensecrf")
     images = ("--images_list", SAMPLES / "images.txt", "--images_root", SAMPLES / "images")
