@@ -13,6 +13,7 @@ Settings are explained in configs/semantic-segmentation/base.yaml and eval.yaml.
 (outputs/semantic-segmentation/evaluation, or what hydra.run.dir=... says) results.json, confusion.png and overlays/.
 """
 
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,21 +26,13 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from semanticseg.matches import read_match, renaming
-from semanticseg.pseudolabels import (
-    Labelled,
-    Labels,
-    pair,
-    read_ids,
-    read_segments,
-    read_truth,
-    reading_threads,
-    sharpen,
-)
+from semanticseg.pseudolabels import Labelled, Labels, pair, read_ids, read_segments, sharpen
 from semanticseg.scores import as_table, save_confusion, save_overlays, scores
 from semanticseg.settings import Data, EvalSettings
 from spectralseg import __version__
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_images
+from spectralseg.files.label_maps import load_labels
 from spectralseg.files.storage import make_folder, save_json
 from spectralseg.mathematics.matching import Match, apply_match, confusion_matrix, match_clusters
 from spectralseg.progress import progress_bar
@@ -108,7 +101,7 @@ def count(files: Sequence[Labelled], data: Data, enlarge: str = "patches") -> ND
     """
 
     def count_one(entry: Labelled) -> NDArray[np.int64]:
-        truth = read_truth(entry.truth)
+        truth = load_labels(entry.truth)
         height, width = truth.shape
         labels = read_segments(entry.segments, height, width, data.clusters, enlarge)
         try:
@@ -118,8 +111,7 @@ def count(files: Sequence[Labelled], data: Data, enlarge: str = "patches") -> ND
             raise InputError(f"{wrong}: {error}") from None
 
     counts = np.zeros((data.clusters, data.classes), dtype=np.int64)
-    threads = reading_threads(data.loader.num_workers)
-    counted = read_ahead(count_one, files, threads)
+    counted = read_ahead(count_one, files, threads=min(data.loader.num_workers, os.cpu_count() or 1))
     others = rank_and_world_size()[0] > 0
     for one in progress_bar(counted, desc="evaluation", total=len(files), unit="image", disable=others):
         counts += one

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from semanticseg.pseudolabels import Labelled, Labels, pair, read_ids, read_truth
+from semanticseg.pseudolabels import Labelled, Labels, pair, read_ids
 from semanticseg.run_folder import BEST, load_model
 from semanticseg.settings import TrainSettings
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_images, load_image, to_tensor
-from spectralseg.files.label_maps import save_labels
+from spectralseg.files.label_maps import load_labels, save_labels
 from spectralseg.mathematics.matching import confusion_matrix
 from spectralseg.models.weights import fingerprint
 from spectralseg.running.stage import Stage
@@ -58,7 +58,7 @@ def validate(
 
 
 def _read(entry: Labelled) -> tuple[Labelled, Image.Image, Labels]:
-    return entry, load_image(entry.image), read_truth(entry.truth)
+    return entry, load_image(entry.image), load_labels(entry.truth)
 
 
 def _quiet(accelerator: Accelerator) -> bool:

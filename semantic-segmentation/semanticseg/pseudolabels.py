@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
 
+from semanticseg.augment import Augmentation, seed_of
+from semanticseg.matches import UNMATCHED
 from semanticseg.settings import Data
 from spectralseg.commands.semantic import extract_crf_segmentations
 from spectralseg.errors import InputError, check_choice
-from spectralseg.files.images import read_lines
+from spectralseg.files.images import load_image, read_lines
 from spectralseg.files.label_maps import ENLARGE, STEPS, find_step, load_labels, stretch_labels, upscale_labels
 from spectralseg.files.storage import atomic_write, make_folder
 
@@ -93,11 +97,6 @@ def train_ids(data: Data, images: dict[str, Path]) -> list[str]:
     return ids
 
 
-def read_truth(path: Path) -> Labels:
-    """True mask (H, W): class numbers, 255 void."""
-    return load_labels(path)
-
-
 def read_segments(path: Path, height: int, width: int, num_clusters: int, enlarge: str = "patches") -> Labels:
     """Label map (height, width), enlarged if it is one of patches; 255 is void, a pixel without a label.
 
@@ -150,9 +149,9 @@ def at_pixels(labels: Labels, height: int, width: int, path: Path, enlarge: str 
     if labels.shape == (height, width):
         return labels
     step = patch_step(labels.shape, height, width, path)
-    return (
-        stretch_labels(labels, height, width) if enlarge == "released" else upscale_labels(labels, height, width, step)
-    )
+    if enlarge == "released":
+        return stretch_labels(labels, height, width)
+    return upscale_labels(labels, height, width, step)
 
 
 def patch_step(shape: tuple[int, ...], height: int, width: int, path: Path) -> int:
@@ -164,6 +163,50 @@ def patch_step(shape: tuple[int, ...], height: int, width: int, path: Path) -> i
             f" pixels nor its patches of {', '.join(map(str, STEPS[:-1]))} or {STEPS[-1]} pixels"
         )
     return step
+
+
+class PseudoLabelled(Dataset[tuple[Tensor, Tensor]]):
+    """Augmented images with their pseudo-labels.
+
+    Parameters
+    ----------
+    files
+        Image and label map of each.
+    table
+        (256,) class of each cluster.
+    num_clusters
+        Of the label maps, the background included.
+    augmentation, seed
+        The view of image ``index`` in ``epoch`` follows from the three numbers.
+    enlarge
+        How label maps of patches become pixels, see :func:`at_pixels`.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Labelled],
+        table: NDArray[np.uint8],
+        num_clusters: int,
+        augmentation: Augmentation,
+        seed: int,
+        enlarge: str = "patches",
+    ) -> None:
+        self.files, self.table, self.num_clusters, self.enlarge = files, table, num_clusters, enlarge
+        self.augmentation, self.seed = augmentation, seed
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(epoch, index) -> image (3, C, C) uint8 and classes (C, C) uint8, 255 void."""
+        epoch, index = key
+        entry = self.files[index]
+        image = load_image(entry.image)
+        clusters = read_segments(entry.segments, image.height, image.width, self.num_clusters, self.enlarge)
+        labels = self.table[clusters]
+        if (unmatched := (labels == UNMATCHED) & (clusters != VOID)).any():
+            raise InputError(f"{entry.segments}: matching says nothing about its cluster {clusters[unmatched][0]}")
+        return self.augmentation(image, labels, seed_of(self.seed, epoch, index))
 
 
 def sharpen(
@@ -197,8 +240,3 @@ def sharpen(
         multiprocessing=processes,
     )
     return str(output_dir)
-
-
-def reading_threads(num_workers: int) -> int:
-    """``num_workers``, but no more than there are cores."""
-    return min(num_workers, os.cpu_count() or 1)

@@ -21,20 +21,13 @@ from spectralseg.training.logs import Log
 
 
 class Report:
-    """The log of a run, and what its main process prints and draws.
+    """The log of a run, and what its main process prints and draws."""
 
-    Parameters
-    ----------
-    settings, run, accelerator
-        Of the training.
-    first_step
-        Number of steps that were made before.
-    """
-
-    def __init__(self, settings: TrainSettings, run: TrainingRun, accelerator: Accelerator, first_step: int) -> None:
-        self.settings, self.run, self.accelerator, self.first_step = settings, run, accelerator, first_step
+    def __init__(self, settings: TrainSettings, run: TrainingRun, accelerator: Accelerator) -> None:
+        self.settings, self.run, self.accelerator = settings, run, accelerator
+        self.first_step = 0 if run.state is None else run.state["step"]
         project = "tensorboard" if settings.logger == "tensorboard" else "semantic-segmentation"  # a folder; a name
-        self.log = Log(accelerator, settings.logger, project, settings.name, first_step)
+        self.log = Log(accelerator, settings.logger, project, settings.name, self.first_step)
 
     def start(self, network: nn.Module, results: dict[str, Any], images: int, validation: int) -> None:
         """Print what is trained on how many images; ``results`` has ``weights``, ``pseudo_labels``, ``matching``."""
@@ -72,22 +65,11 @@ class Report:
             tqdm.write(f"{text} {100 * entry['accuracy']:.2f}{' (best)' if is_best else ''}", file=sys.stdout)
 
     def end(
-        self,
-        confusion: NDArray[np.int64],
-        results: dict[str, Any],
-        model: nn.Module,
-        validation: Sequence[Labelled],
+        self, confusion: NDArray[np.int64], results: dict[str, Any], model: nn.Module, validation: Sequence[Labelled]
     ) -> None:
-        """Write results.json and pictures, print the table of the classes, and close the log.
+        """Write results.json, draw pictures, print the table of the classes, and close the log.
 
-        Parameters
-        ----------
-        confusion
-            (classes, classes) of the last evaluation, rows predicted.
-        results
-            Of the run, with its history.
-        model, validation
-            What draws the pictures, and the images that may be drawn.
+        ``confusion`` (classes, classes) is that of the last evaluation, rows predicted; ``results`` has the history.
         """
         if self.accelerator.is_main_process:
             names, folder = self.settings.data.names(), self.run.folder

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from semanticseg.pseudolabels import VOID, Labelled, Labels, read_truth
+from semanticseg.pseudolabels import VOID, Labelled, Labels
 from spectralseg.drawing.charts import confusion_picture
 from spectralseg.drawing.pictures import contact_sheet, overlay
 from spectralseg.files.images import load_image
+from spectralseg.files.label_maps import load_labels
 from spectralseg.files.storage import make_folder, remove, save_picture
 from spectralseg.mathematics.matching import class_iou, mean_iou, pixel_accuracy
 
@@ -80,7 +81,7 @@ def save_overlays(
     for index in np.unique(np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)):
         entry = files[index]
         photograph = load_image(entry.image)
-        truth, prediction = read_truth(entry.truth), predict(entry, photograph)
+        truth, prediction = load_labels(entry.truth), predict(entry, photograph)
         panels = [(entry.id, photograph)]
         for kind, labels in (("truth", truth), ("prediction", prediction)):
             panels.append((f"{kind}: {_named(labels, names)}", _painted(photograph, labels)))

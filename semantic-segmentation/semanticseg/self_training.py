@@ -28,12 +28,11 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from semanticseg.augment import Augmentation, seed_of
-from semanticseg.batches import PseudoLabelled, check_batches
 from semanticseg.deeplab import build_model
 from semanticseg.evaluation import count
 from semanticseg.matches import read_match, renaming
 from semanticseg.prediction import generate, validate
-from semanticseg.pseudolabels import VOID, Labelled, pair, read_ids, sharpen, train_ids
+from semanticseg.pseudolabels import VOID, Labelled, PseudoLabelled, pair, read_ids, sharpen, train_ids
 from semanticseg.report import Report
 from semanticseg.run_folder import TrainingRun, identity
 from semanticseg.scores import scores
@@ -44,7 +43,7 @@ from spectralseg.mathematics.matching import Match, apply_match, match_clusters
 from spectralseg.progress import progress_bar
 from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.launching import make_accelerator, start_asked_processes
-from spectralseg.training.batches import Batches, read_batches
+from spectralseg.training.batches import Batches, check_batch_size, read_batches
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -68,7 +67,9 @@ def train(config: DictConfig) -> None:
     pair(held_out, images, data.masks_dir, settings.segments_dir if given is None else None)
     start_asked_processes()
     accelerator = make_accelerator(settings.device, settings.mixed_precision, settings.logger, folder)
-    check_batches(len(ids), data.loader.batch_size, accelerator.num_processes)
+    check_batch_size(size := data.loader.batch_size, accelerator.num_processes)
+    if size > len(ids):
+        raise InputError(f"batch_size={size} is more than the {len(ids)} images to train on; lower it")
     segments_dir = settings.require_segments()
     if settings.crf:
         place = folder / "crf" if settings.crf_dir is None else Path(settings.crf_dir)
@@ -90,8 +91,8 @@ def train(config: DictConfig) -> None:
 class Trainer:
     """A run from its start, or from its last checkpoint, to its end.
 
-    A step sees what seed and step choose: its batches, their views, and the dropout of the model. So nothing random
-    has to be kept in checkpoints.
+    The batches of a step, their views and the model's dropout follow from the seed and the number of the step, so that
+    checkpoints keep no state of a random generator.
     """
 
     def __init__(self, settings: TrainSettings, run: TrainingRun, accelerator: Accelerator, match: Match) -> None:
@@ -120,7 +121,7 @@ class Trainer:
         if accelerator.is_main_process:
             self.run.begin()
         accelerator.wait_for_everyone()
-        self.report = Report(settings, self.run, accelerator, self.step)
+        self.report = Report(settings, self.run, accelerator)
         self.report.start(self.network, self.results, len(training), len(validation))
         if not self.results["history"]:  # what the network says before it has learned anything
             self._evaluate(validation, epoch=0, loss=None)

@@ -4,6 +4,7 @@ import functools
 import os
 import signal
 import sys
+import threading
 import time
 from multiprocessing import forkserver
 from pathlib import Path
@@ -19,7 +20,7 @@ from spectralseg.errors import InputError, OutputError
 from spectralseg.files.storage import save_record
 from spectralseg.running import workers
 from spectralseg.running.stage import Stage
-from spectralseg.running.workers import DIED, attempt, map_processes, stream
+from spectralseg.running.workers import DIED, attempt, map_processes, read_ahead, stream
 
 pytestmark = pytest.mark.slow  # processes take seconds to start
 
@@ -296,3 +297,33 @@ def test_a_killed_decoder_ends_the_run_in_one_line(features):
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1].startswith("error: a process that loads images died ")
     wait_until(lambda: not members(process), seconds=30)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_reading_ahead(threads: int):
+    begun = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.002 * (number % 3))
+        return number * number
+
+    stream = read_ahead(work, range(30), threads)
+    assert next(stream) == 0
+    assert len(begun) <= 1 + 3 * max(threads, 0) + 1  # not everything at once
+    assert [0, *stream] == [number * number for number in range(30)]
+    assert sorted(begun) == list(range(30))
+
+
+def test_an_error_ends_the_reading():
+    def work(number: int) -> int:
+        if number == 2:
+            raise InputError("number 2")
+        return number
+
+    before = threading.active_count()
+    stream = read_ahead(work, range(1000), 2)
+    assert [next(stream), next(stream)] == [0, 1]
+    with pytest.raises(InputError, match="number 2"):
+        next(stream)
+    assert threading.active_count() == before

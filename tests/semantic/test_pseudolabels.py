@@ -1,13 +1,14 @@
-"""Pairing by id, sizes of label maps, reading ahead."""
+"""Pairing by id, sizes of label maps, augmented images with their pseudo-labels."""
 
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from semanticseg.augment import Augmentation
+from semanticseg.matches import renaming
 from semanticseg.pseudolabels import (
+    PseudoLabelled,
     at_pixels,
     pair,
     patch_step,
@@ -19,7 +20,8 @@ from semanticseg.settings import Data, Loader, Transform
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_images
 from spectralseg.files.label_maps import upscale_labels
-from spectralseg.running.workers import read_ahead
+
+PLAIN = Augmentation(16, 16)
 
 
 @pytest.mark.parametrize(
@@ -121,31 +123,39 @@ def test_all_that_is_not_held_out_trains(voc, tmp_path: Path):
         train_ids(data, {"b": images["b"]})
 
 
-@pytest.mark.parametrize("threads", [0, 1, 3])
-def test_reading_ahead(threads: int):
-    begun = []
-
-    def work(number: int) -> int:
-        begun.append(number)
-        time.sleep(0.002 * (number % 3))
-        return number * number
-
-    stream = read_ahead(work, range(30), threads)
-    assert next(stream) == 0
-    assert len(begun) <= 1 + 3 * max(threads, 0) + 1  # not everything at once
-    assert [0, *stream] == [number * number for number in range(30)]
-    assert sorted(begun) == list(range(30))
+@pytest.fixture
+def files(voc):
+    for index in range(6):
+        labels = np.full((32, 40), index % 3)
+        voc.add(f"{index}", labels, labels)
+    names = [str(index) for index in range(6)]
+    return pair(names, {name: voc.voc / "JPEGImages" / f"{name}.jpg" for name in names}, None, voc.segments)
 
 
-def test_an_error_ends_the_reading():
-    def work(number: int) -> int:
-        if number == 2:
-            raise InputError("number 2")
-        return number
+def test_clusters_are_renamed(files):
+    dataset = PseudoLabelled(files, renaming([(0, 7), (1, 0), (2, 3)]), 4, PLAIN, seed=0)
+    assert len(dataset) == 6
+    for index, label in enumerate((7, 0, 3)):
+        image, labels = dataset[0, index]
+        assert image.shape == (3, 16, 16)
+        assert (labels == label).all()
 
-    before = threading.active_count()
-    stream = read_ahead(work, range(1000), 2)
-    assert [next(stream), next(stream)] == [0, 1]
-    with pytest.raises(InputError, match="number 2"):
-        next(stream)
-    assert threading.active_count() == before
+
+def test_pseudo_labels_are_enlarged_as_asked(files, voc):
+    voc.add("0", np.zeros((20, 41)), [[0, 1]])
+    for enlarge, columns in (("patches", 16), ("released", 21)):
+        unchanged = lambda image, labels, seed: labels  # noqa: E731
+        dataset = PseudoLabelled(files, renaming([(0, 0), (1, 1)]), 2, unchanged, 0, enlarge)
+        assert (dataset[0, 0][0] == 0).sum() == columns
+
+
+def test_what_cannot_be_read_is_said(files, voc):
+    dataset = PseudoLabelled(files, renaming([(0, 0), (1, 1)]), 3, PLAIN, seed=0)
+    with pytest.raises(InputError, match=f"{files[2].segments}: matching says nothing about its cluster 2"):
+        _ = dataset[0, 2]
+
+
+def test_void_of_label_maps_stays_void(files, voc):
+    voc.write(voc.segments / "0.png", np.full((32, 40), 255))
+    dataset = PseudoLabelled(files, renaming([(0, 0)]), 3, PLAIN, seed=0)
+    assert (dataset[0, 0][1] == 255).all()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from spectralseg.errors import InputError
-from spectralseg.training.batches import Batches, read_batches
+from spectralseg.training.batches import Batches, check_batch_size, read_batches
 
 
 def keys(images: int, batch_size: int, start: int, end: int, seed: int = 0, rank: int = 0, world: int = 1) -> list:
@@ -45,6 +45,13 @@ def test_processes_share_each_batch(world: int):
     for batch, *parts in zip(keys(22, 6, 0, 9), *shares, strict=True):
         assert sorted(sum(parts, [])) == sorted(batch)
         assert len({len(part) for part in parts}) == 1
+
+
+def test_batch_sizes_that_cannot_be_shared():
+    check_batch_size(8, 4)
+    for batch_size, world in ((1, 1), (6, 4), (4, 4)):
+        with pytest.raises(InputError, match="cannot be shared by"):
+            check_batch_size(batch_size, world)
 
 
 class Items(Dataset):

@@ -28,7 +28,7 @@ from spectralseg.errors import InputError
 from spectralseg.models.backbones import Backbone, load_backbone
 from spectralseg.progress import progress_bar
 from spectralseg.running.launching import make_accelerator, start_asked_processes
-from spectralseg.training.batches import Batches, read_batches
+from spectralseg.training.batches import Batches, check_batch_size, read_batches
 from spectralseg.training.logs import Log
 
 CHECKPOINT_FORMAT = "eagle 1"
@@ -61,9 +61,7 @@ def _check_data(
 ) -> None:
     if settings.select_by == "cluster_miou" and not validation.has_labels:
         raise InputError("select_by=cluster_miou needs labels, which the val split has not: select_by=loss or last")
-    world = accelerator.num_processes
-    if settings.batch_size % world or settings.batch_size < 2 * world:
-        raise InputError(f"batch_size={settings.batch_size} cannot be shared by {world} processes, at least 2 each")
+    check_batch_size(settings.batch_size, accelerator.num_processes)
 
 
 class _Training:

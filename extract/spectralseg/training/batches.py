@@ -11,6 +11,15 @@ from spectralseg.errors import InputError
 from spectralseg.running.workers import loader
 
 
+def check_batch_size(batch_size: int, world: int) -> None:
+    """Raise an :class:`InputError` unless ``world`` processes can share a batch, at least two images each.
+
+    Batch norm and losses that compare images need two.
+    """
+    if batch_size % world or batch_size < 2 * world:
+        raise InputError(f"batch_size={batch_size} cannot be shared by {world} processes, at least 2 images each")
+
+
 class Batches(Sampler[list[tuple[int, int]]]):
     """Keys (epoch, index) of one process's share of each batch, from batch number ``start`` to ``end``.
 
