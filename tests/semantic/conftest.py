@@ -1,7 +1,7 @@
 """Run evaluation and self-training in this process, on data sets that are made for a test."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semanticseg import evaluation as semantic_evaluation
-from semanticseg import report, self_training
+from semanticseg import evaluation, report, self_training
 from shared_data import shared
 from spectralseg.running.hydra_app import run
-
-EVAL, TRAIN = "semantic-segmentation/eval", "semantic-segmentation/train"
 
 
 class VocLike:
@@ -50,43 +47,41 @@ def voc(tmp_path: Path) -> VocLike:
     return VocLike(tmp_path / "data")
 
 
-def without_pictures(patch: pytest.MonkeyPatch, module: ModuleType, settings: list[str]) -> None:
-    """Draw no confusion matrix where a test asks for no pictures: it takes longer than all the rest."""
-    if [setting for setting in settings if setting.startswith("visualize=")] == ["visualize=0"]:
-        patch.setattr(module, "save_confusion", lambda *_: None)
+def runner(
+    task: Callable[..., None], config: str, always: Sequence[str], draws: ModuleType, patch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    """``run("key=value", ...)`` -> results.json of the run folder.
+
+    ``draws`` is the module that draws the confusion matrix: not where a test asks for no pictures, because it takes
+    longer than all the rest.
+    """
+
+    def call(*overrides: object) -> dict[str, Any]:
+        settings = [*always, *map(str, overrides)]
+        chosen = dict(setting.split("=", 1) for setting in settings if "=" in setting)
+        with patch.context() as for_this_run:
+            if chosen["visualize"] == "0":
+                for_this_run.setattr(draws, "save_confusion", lambda *_: None)
+            run(task, config, settings)
+        return json.loads((Path(chosen["hydra.run.dir"]) / "results.json").read_text())
+
+    return call
 
 
 @pytest.fixture
 def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """``evaluate("key=value", ...)`` -> results.json, in the folder ``results`` of the test."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*overrides: object) -> dict[str, Any]:
-        settings = ["hydra.run.dir=results", "visualize=0", *map(str, overrides)]
-        with monkeypatch.context() as patch:
-            without_pictures(patch, semantic_evaluation, settings)
-            run(semantic_evaluation.evaluate, EVAL, settings)
-        return json.loads((tmp_path / "results" / "results.json").read_text())
-
-    return call
+    always = ("hydra.run.dir=results", "visualize=0")
+    return runner(evaluation.evaluate, "semantic-segmentation/eval", always, evaluation, monkeypatch)
 
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """``train("key=value", ...)`` -> results.json of a small training, in the folder ``run`` of the test."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*overrides: object) -> dict[str, Any]:
-        settings = [*SMALL, "hydra.run.dir=run", *map(str, overrides)]
-        with monkeypatch.context() as patch:
-            without_pictures(patch, report, settings)
-            run(self_training.train, TRAIN, settings)
-        folder = next(
-            setting.partition("=")[2] for setting in reversed(settings) if setting.startswith("hydra.run.dir")
-        )
-        return json.loads((tmp_path / folder / "results.json").read_text())
-
-    return call
+    always = (*SMALL, "hydra.run.dir=run")
+    return runner(self_training.train, "semantic-segmentation/train", always, report, monkeypatch)
 
 
 SMALL = (

@@ -7,15 +7,7 @@ import pytest
 
 from semanticseg.augment import Augmentation
 from semanticseg.matches import renaming
-from semanticseg.pseudolabels import (
-    PseudoLabelled,
-    at_pixels,
-    pair,
-    patch_step,
-    read_ids,
-    read_segments,
-    train_ids,
-)
+from semanticseg.pseudolabels import PseudoLabelled, at_pixels, pair, patch_step, read_ids, read_segments, train_ids
 from semanticseg.settings import Data, Loader, Transform
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_images

@@ -169,8 +169,6 @@ def test_crf_before_self_training(train, squares, tmp_path: Path):
     [
         ("segments_dir=null", "segments_dir=... is missing"),
         ("job_type=eval", "no job_type 'eval'"),
-        ("model.name=unet", "no model.name 'unet'"),
-        ("model.backbone=lab_hog", "lab_hog"),
         ("model.weights=/none.pth", "no such weights file: /none.pth"),
         ("data.loader.batch_size=13", "more than the 12 images"),
         ("data.loader.batch_size=1", "at least 2"),
@@ -248,28 +246,6 @@ def test_20_steps_are_those_of_a_plain_loop(train, squares, tmp_path: Path, monk
     for name, expected in network.state_dict().items():
         travelled = (expected - start[name]).float().norm()
         assert (state["model"][name] - expected).float().norm() <= 1e-4 * travelled, name
-
-
-def test_the_config_is_the_published_one(monkeypatch: pytest.MonkeyPatch):
-    """Defaults of train.yaml as the paper's, seen through the script's own eyes."""
-    seen = {}
-
-    def note(config):
-        settings = self_training.to_settings(config, self_training.TrainSettings)
-        seen.update(json.loads(json.dumps(settings.__dict__, default=vars)))
-
-    note.__module__ = self_training.__name__
-    from spectralseg.running.hydra_app import run
-
-    run(note, "semantic-segmentation/train", ["segments_dir=x"])
-    assert (seen["lr"], seen["max_train_steps"], seen["weight_decay"], seen["seed"]) == (0.005, 5000, 1e-8, 1)
-    assert seen["model"] == {
-        "name": "deeplabv3plus", "backbone": "dino_resnet50", "weights": None, "unfrozen_backbone_layers": 1,
-    }  # fmt: skip
-    data = seen["data"]
-    assert (data["num_classes"], data["num_clusters"]) == (20, 20)
-    assert data["loader"] == {"batch_size": 144, "num_workers": 8}
-    assert (data["transform"]["resize_size"], data["transform"]["crop_size"]) == (256, 224)
 
 
 # as users start it

@@ -52,8 +52,7 @@ def test_figures_by_hand_over_two_images(evaluate, voc):
     voc.add("a", [[8, 8, 8, 8]], [[1, 1, 1, 0]])
     voc.add("b", [[0, 0, 3, 3]], [[0, 1, 2, 2]])
     result = evaluate(*voc.settings)
-    assert dict(map(tuple, result["matching"]))[1] == 8
-    assert dict(map(tuple, result["matching"]))[2] == 3
+    assert result["matching"][1:3] == [[1, 8], [2, 3]]
     assert result["classes"]["cat"]["iou"] == pytest.approx(3 / 5)
     assert result["classes"]["bird"]["iou"] == 1
     assert result["classes"]["background"]["iou"] == pytest.approx(1 / 3)
@@ -87,10 +86,8 @@ def test_recorded_matches(evaluate, voc, clusters: int, kind: str):
     numbers = np.load(reference("regions.npz"))
     recorded = json.loads(reference("regions.json").read_text())
     prediction, truth = numbers[f"matching/pred{clusters}"], numbers["matching/gt"]
-    for index, (labels, true) in enumerate(
-        zip(*(np.array_split(a.ravel(), 7) for a in (prediction, truth)), strict=True)
-    ):
-        voc.add(f"{index}", true[None], labels[None])
+    for index in range(7):
+        voc.add(f"{index}", *(np.array_split(labels.ravel(), 7)[index][None] for labels in (truth, prediction)))
     result = evaluate(*voc.settings, "data.num_classes=5", f"data.num_clusters={clusters - 1}")
     assert result["matching"] == recorded[f"matching/{kind}"]
     assert result["matched_by"] == kind
@@ -162,14 +159,14 @@ def test_files_that_do_not_fit_are_named(evaluate, refused, voc):
     voc.add("a", np.zeros((32, 48)), np.zeros((32, 48)))
     voc.add("b", np.zeros((32, 48)))
     assert "segmaps/b.png is missing" in refused(evaluate, *voc.settings)
-    voc.write(voc.segments / "b.png", np.zeros((48, 32)))
-    assert "b.png has 32x48 cells, which fits no image of 48x32" in refused(evaluate, *voc.settings)
-    voc.write(voc.segments / "b.png", np.full((2, 3), 21))
-    assert "b.png holds the cluster number 21, but they end at 20" in refused(evaluate, *voc.settings)
-    voc.write(voc.segments / "b.png", np.full((2, 3), 255))
-    assert "segmaps/b.png: cluster number 255 is not among the 21" in refused(evaluate, *voc.settings)
-    voc.write(voc.segments / "b.png", np.zeros((2, 3, 3)))
-    assert "b.png is a picture of mode RGB, not a label map" in refused(evaluate, *voc.settings)
+    for labels, message in (
+        (np.zeros((48, 32)), "b.png has 32x48 cells, which fits no image of 48x32"),
+        (np.full((2, 3), 21), "b.png holds the cluster number 21, but they end at 20"),
+        (np.full((2, 3), 255), "segmaps/b.png: cluster number 255 is not among the 21"),
+        (np.zeros((2, 3, 3)), "b.png is a picture of mode RGB, not a label map"),
+    ):
+        voc.write(voc.segments / "b.png", labels)
+        assert message in refused(evaluate, *voc.settings)
     voc.write(voc.segments / "b.png", np.zeros((2, 3)))
     assert evaluate(*voc.settings)["images"] == 2
     voc.write(voc.voc / "SegmentationClass" / "b.png", np.full((32, 48), 21))
