@@ -67,7 +67,7 @@ class ViTFeatures(nn.Module):
         self.vit, self.multiple = backbone.model, backbone.patch_size
         if len(self.vit.blocks) < -LOW_BLOCK:
             raise InputError(f"{backbone.name} has {len(self.vit.blocks)} blocks; DeepLab needs at least {-LOW_BLOCK}")
-        self.vit.fc_norm = nn.Identity()  # after pooling, which does not happen here
+        self.vit.fc_norm = nn.Identity()  # it belongs after pooling, and here is none
         self.channels = (self.vit.embed_dim, self.vit.embed_dim)
 
     @property
@@ -85,7 +85,7 @@ class ViTFeatures(nn.Module):
 
 
 class DeepLab(nn.Module):
-    """Backbone, atrous spatial pyramid pooling, classifier; with ``plus`` the low-level features join before the last.
+    """Backbone, atrous spatial pyramid pooling, classifier; with ``plus`` low-level features join before the last.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ class DeepLab(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "DeepLab":
-        """As for every module, but for what is frozen."""
+        """Set the mode of all modules but the frozen ones, which stay in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
         for module in self._trained:
@@ -147,8 +147,8 @@ class DeepLab(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> logits (B, num_classes, H, W) float32.
 
-        Images of incomplete patches are continued at the right and bottom by their border pixels, and what belongs to
-        these is cut off again.
+        Images are padded at right and bottom to whole patches, by their border pixels; logits of the padding are cut
+        off.
         """
         height, width = images.shape[-2:]
         multiple = self.backbone.multiple

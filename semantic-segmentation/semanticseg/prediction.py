@@ -1,4 +1,4 @@
-"""What a trained model sees in whole images: validation, and label maps of its predictions."""
+"""Predictions of a trained model on whole images: validation, and label maps."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ def _read(entry: Labelled) -> tuple[Labelled, Image.Image, Labels]:
 
 
 def _quiet(accelerator: Accelerator) -> bool:
-    """No progress bar but on a terminal, and from one process alone."""
+    """Whether to draw no progress bar: only the main process does, on a terminal."""
     return not (accelerator.is_main_process and sys.stderr.isatty())
 
 

@@ -1,4 +1,4 @@
-"""What a self-training tells while it runs: lines on the terminal, the log, pictures of its end."""
+"""Reports of a self-training: lines on the terminal, the log, and pictures at its end."""
 
 import sys
 from collections.abc import Sequence

@@ -27,14 +27,14 @@ FREE = {
     *("name", "crf_processes", "crf_dir", "visualize", "device", "evaluate_every", "checkpoint_every", "log_every"),
     *("logger", "overwrite", "job_type", "checkpoint", "generate_list", "generate_dir", "matching", "segments_dir"),
 }
-ADDED = {"enlarge": "patches"}  # what runs have that were begun before there was the setting
+ADDED = {"enlarge": "patches"}  # of runs that were begun before there was the setting
 FREE_DATA = ("root", "images_dir", "masks_dir", "val_list", "train_list", "class_names")
 
 
 def identity(
     settings: TrainSettings, match: list[tuple[int, int]], ids: list[str], segments_dir: str
 ) -> dict[str, Any]:
-    """What decides the weights: settings, the match that is used, and what is trained on."""
+    """Everything that the weights depend on: settings, the match that is used, and what is trained on."""
     content = {name: value for name, value in asdict(settings).items() if name not in FREE}
     content["data"] = {name: value for name, value in content["data"].items() if name not in FREE_DATA}
     content["data"]["loader"].pop("num_workers")
@@ -54,7 +54,7 @@ class TrainingRun:
     content
         :func:`identity` of the run.
     overwrite
-        Take no notice of what is there; :meth:`begin` removes it.
+        Ignore what is there; :meth:`begin` removes it.
 
     Raises
     ------
@@ -72,7 +72,7 @@ class TrainingRun:
             refuse_another_run(folder, ADDED | self.state["settings"], content, advice)
 
     def begin(self) -> None:
-        """Make the folder ready; what an earlier run left there goes if it is not continued."""
+        """Prepare the folder; files of an earlier run are removed, unless this run continues it."""
         make_ready(self.folder, self.state is not None, LATEST, ("checkpoint-*.pth", RESULTS, *LOGS))
 
     def save(self, state: dict[str, Any], is_best: bool, epoch: int | None) -> None:
@@ -84,7 +84,7 @@ class TrainingRun:
             save_record(self.folder / f"checkpoint-{epoch:04d}.pth", weights)
         if is_best:
             save_record(self.folder / BEST, weights)
-        save_record(self.folder / LATEST, content)  # last: what it promises is there
+        save_record(self.folder / LATEST, content)  # last: the other files are there when it is
 
     def write_results(self, content: dict[str, Any]) -> None:
         """Write results.json."""

@@ -123,7 +123,7 @@ class Trainer:
         accelerator.wait_for_everyone()
         self.report = Report(settings, self.run, accelerator)
         self.report.start(self.network, self.results, len(training), len(validation))
-        if not self.results["history"]:  # what the network says before it has learned anything
+        if not self.results["history"]:  # of the untrained network
             self._evaluate(validation, epoch=0, loss=None)
         if self.step < settings.max_train_steps:
             self._loop(training, validation)

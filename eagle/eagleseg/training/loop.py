@@ -165,7 +165,7 @@ class _Training:
             self.log.scalars({**values, "loss/total": float(loss.detach())}, self.step + 1)
 
     def _require_finite(self, terms: dict[str, Tensor]) -> None:
-        """End all processes when a loss of any of them is no number."""
+        """Stop all processes if a loss of any of them is not finite."""
         bad = torch.stack([~value.detach().isfinite() for value in terms.values()]).float()
         if self.accelerator.num_processes > 1:
             bad = self.accelerator.reduce(bad, "sum")
@@ -177,7 +177,7 @@ class _Training:
             )
 
     def _require_finite_model(self) -> None:
-        """A finite loss can leave gradients that are not; the next loss would tell, after a checkpoint was written."""
+        """Stop before broken weights are written: a finite loss can have gradients that are not finite."""
         broken = [name for name, value in self.model.named_parameters() if not value.isfinite().all()]
         if broken:
             raise InputError(
@@ -207,7 +207,7 @@ class _Training:
         self.accelerator.wait_for_everyone()
 
     def _selection(self, metrics: dict[str, Any]) -> float:
-        """The value of ``select_by``; NaN for losses within the schedule, which are not those of later steps."""
+        """The value of ``select_by``; NaN for a loss within the schedule, which later ones cannot be compared with."""
         if self.settings.select_by == "loss":
             return metrics["loss"] if self.step - 1 > self.settings.step_schedulers else math.nan
         if self.settings.select_by == "last":
@@ -255,5 +255,5 @@ def contrast_share(step: int, settings: TrainSettings) -> float:
 
 
 def _mixed(seed: int, step: int, process: int) -> int:
-    """One number from three, different for all that occur."""
+    """One number from three, another one for each three that occur."""
     return (seed * 1_000_003 + step) * 4096 + process

@@ -1,4 +1,4 @@
-"""What a validation tells: a line of metrics.jsonl, scalars and pictures in the log, a line on the terminal."""
+"""Reports of validations: a line of metrics.jsonl, scalars and pictures in the log, a line on the terminal."""
 
 import sys
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def report(
     run: RunFolder,
     log: Log,
 ) -> None:
-    """Write what a validation has shown, in the main process.
+    """Write the results of a validation; for the main process alone.
 
     Parameters
     ----------
@@ -48,9 +48,9 @@ def report(
     counts, samples
         Of :func:`eagleseg.training.validation.validate`.
     dataset
-        That was validated on.
+        The one that was validated on.
     run, log
-        Where it goes.
+        Where the report goes.
     """
     step = metrics["step"]
     run.add_metrics(metrics)

@@ -57,7 +57,7 @@ class RunFolder:
             refuse_another_run(path, before, self.identity, advice)
 
     def begin(self) -> None:
-        """Make the folder ready; what an earlier run left there goes if it is not continued."""
+        """Prepare the folder; files of an earlier run are removed, unless this run continues it."""
         goes_on = not self.settings.overwrite and (self.path / LAST).exists()
         make_ready(self.path, goes_on, LAST, (BEST, METRICS, "step_*.pth", PICTURES, LOGS))
         save_json(self.path / SETTINGS, self.identity)
@@ -107,7 +107,7 @@ class RunFolder:
         return self.path / f"step_{step:06d}.pth"
 
     def add_metrics(self, metrics: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl; lines of the same step or later, from before a resume, go."""
+        """Append a line to metrics.jsonl; lines of the same step or later, written before a resume, are removed."""
         lines = [line for line in self.metrics() if line["step"] < metrics["step"]]
         with atomic_write(self.path / METRICS) as file:
             file.writelines((json.dumps(line) + "\n").encode() for line in [*lines, metrics])

@@ -14,7 +14,7 @@ from spectralseg.settings import setting
 DTYPES = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}  # of the backbone, by mixed_precision
 SELECTIONS = ("cluster_miou", "loss", "last")
 
-# What may differ when a run is resumed: it changes neither the data nor the losses. (Weights are compared by content.)
+# Settings that a resumed run may change: neither data nor losses depend on them. (Weights are compared by content.)
 RESUMABLE = {
     *("num_workers", "device", "logger", "scalar_log_freq", "val_freq", "checkpoint_freq", "keep_best", "select_by"),
     *("max_steps", "experiment_name", "overwrite", "pytorch_data_dir", "weights", "val_batch_size", "pictures"),

@@ -1,1 +1,1 @@
-"""What two trainings share: the order of batches, how they are read, logs."""
+"""What all trainings share: the folder of a run, the order of batches, how they are read, logs."""

@@ -93,7 +93,7 @@ def read_batches(
     order: dict[str, Any] = {"batch_sampler": batches} if isinstance(batches, Batches) else {"batch_size": batches}
     workers = min(num_workers, max(1, (os.cpu_count() or 1) // (batches.world if isinstance(batches, Batches) else 1)))
     order |= {"collate_fn": _collate, "pin_memory": pin_memory}
-    order["generator"] = torch.Generator()  # torch's own randomness is left alone: a step's depends on its number
+    order["generator"] = torch.Generator()  # else torch draws from its global one
     with loader(_Caught(dataset), workers, **order) as read:
         for batch in read:
             if isinstance(batch, _Problem):
@@ -102,7 +102,7 @@ def read_batches(
 
 
 class _Problem(str):
-    """Why an item cannot be read: an exception would come out of a worker as a traceback."""
+    """Why an item cannot be read; as an exception it would leave a worker with a traceback."""
 
 
 class _Caught(Dataset[Any]):

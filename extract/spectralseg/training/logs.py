@@ -44,6 +44,6 @@ class Log:
             self.accelerator.trackers[0].log_images({name: pixels}, step=step, **options)
 
     def close(self) -> None:
-        """Write what is still held back."""
+        """Write what is still in buffers, and close the log."""
         if self.logger is not None:
             self.accelerator.end_training()
