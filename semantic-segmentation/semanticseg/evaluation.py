@@ -53,7 +53,9 @@ def evaluate(config: DictConfig) -> None:
     given = read_match(settings.matching, data.clusters, data.classes)
     ids = read_ids(data.val_list)
     images = find_images(data.images_dir, depth=0) if settings.visualize or settings.crf else None
-    folders = _segment_folders(settings)
+    segments = settings.require_segments()
+    folders: dict[int | None, str] = {seed: segments.replace("%", str(seed)) for seed in settings.seeds or ()}
+    folders = folders or {None: segments}
     for folder in folders.values():
         pair(ids, images, data.masks_dir, folder)
     output = make_folder(run_folder())
@@ -79,14 +81,6 @@ def evaluate(config: DictConfig) -> None:
     content |= {"settings": asdict(settings), "spectralseg": __version__}
     save_json(output / "results.json", content)
     print(f"results -> {output}")
-
-
-def _segment_folders(settings: EvalSettings) -> dict[int | None, str]:
-    """Folder of label maps of each seed; of None where there are no seeds."""
-    folder = settings.require_segments()
-    if settings.seeds is None:
-        return {None: folder}
-    return {seed: folder.replace("%", str(seed)) for seed in settings.seeds}
 
 
 def count(files: Sequence[Labelled], data: Data, enlarge: str = "patches") -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Predictions of a trained model on whole images: validation, and label maps."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,26 +44,16 @@ def validate(
     model.eval()
     confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
     share = files[accelerator.process_index :: accelerator.num_processes]
-    bar = tqdm(total=len(share), desc="validation", unit="image", leave=False, disable=_quiet(accelerator))
-    with bar:
-        for entry, image, truth in read_ahead(_read, share, threads=1):
-            labels = predict(model, image, accelerator)
-            try:
-                confusion += confusion_matrix(labels, truth, num_classes, num_classes)
-            except InputError as error:
-                raise InputError(f"{entry.truth}: {error}") from None
-            bar.update()
+    pairs = read_ahead(lambda entry: (load_image(entry.image), load_labels(entry.truth)), share, threads=1)
+    quiet = not (accelerator.is_main_process and sys.stderr.isatty())
+    bar = tqdm(pairs, total=len(share), desc="validation", unit="image", leave=False, disable=quiet)
+    for entry, (image, truth) in zip(share, bar, strict=True):
+        try:
+            confusion += confusion_matrix(predict(model, image, accelerator), truth, num_classes, num_classes)
+        except InputError as error:
+            raise InputError(f"{entry.truth}: {error}") from None
     model.train(training)
     return accelerator.reduce(torch.from_numpy(confusion).to(accelerator.device), "sum").cpu().numpy()
-
-
-def _read(entry: Labelled) -> tuple[Labelled, Image.Image, Labels]:
-    return entry, load_image(entry.image), load_labels(entry.truth)
-
-
-def _quiet(accelerator: Accelerator) -> bool:
-    """Whether to draw no progress bar: only the main process does, on a terminal."""
-    return not (accelerator.is_main_process and sys.stderr.isatty())
 
 
 def generate(settings: TrainSettings, folder: Path, accelerator: Accelerator) -> None:
@@ -80,36 +70,26 @@ def generate(settings: TrainSettings, folder: Path, accelerator: Accelerator) ->
     model, content = load_model(path)
     model.to(accelerator.device).eval()
     images = find_images(settings.data.images_dir, depth=0)
-    files = pair(_ids(settings, images), images)
+    wanted = settings.generate_list
+    ids = list(images) if wanted == "all" else read_ids(wanted or settings.data.val_list)
+    pair(ids, images)
     output = folder / "predictions" if settings.generate_dir is None else Path(settings.generate_dir)
     arguments = {"checkpoint": fingerprint(path), "step": content["step"], "model": content["settings"]["model"]}
     arguments["mixed_precision"] = settings.mixed_precision
     stage = Stage("generate", output, ".png", arguments, settings.overwrite)
-    by_id = {entry.id: entry for entry in files}
-    with stage.working():
-        for image_id, image in _read_each(stage.begin(by_id), by_id, stage):
-            save_labels(stage.output(image_id), predict(model, image, accelerator))
-            stage.done(image_id)
-    stage.finish()
 
-
-def _read_each(ids: Sequence[str], files: dict[str, Labelled], stage: Stage) -> Iterator[tuple[str, Image.Image]]:
-    """Images, read ahead; one that cannot be read is reported to the stage and left out."""
-
-    def read(image_id: str) -> tuple[str, Image.Image | None, str]:
+    def read(image_id: str) -> Image.Image | InputError:
         try:
-            return image_id, load_image(files[image_id].image), ""
+            return load_image(images[image_id])
         except InputError as error:
-            return image_id, None, str(error)
+            return error
 
-    for image_id, image, problem in read_ahead(read, ids, threads=1):
-        if image is None:
-            stage.failed(image_id, problem)
-        else:
-            yield image_id, image
-
-
-def _ids(settings: TrainSettings, images: dict[str, Path]) -> list[str]:
-    if settings.generate_list == "all":
-        return list(images)
-    return read_ids(settings.generate_list or settings.data.val_list)
+    with stage.working():
+        pending = stage.begin(ids)
+        for image_id, image in zip(pending, read_ahead(read, pending, threads=1), strict=True):
+            if isinstance(image, InputError):
+                stage.failed(image_id, str(image))
+            else:
+                save_labels(stage.output(image_id), predict(model, image, accelerator))
+                stage.done(image_id)
+    stage.finish()

@@ -123,17 +123,17 @@ class EvalSettings(Common):
 class Model(Settings):
     """The network."""
 
-    name: str
-    backbone: str
-    weights: str | None
-    unfrozen_backbone_layers: int = setting(least=-1)  # -1: all
+    name: str = "deeplabv3plus"
+    backbone: str = "dino_resnet50"
+    weights: str | None = None
+    unfrozen_backbone_layers: int = setting(1, least=-1)  # -1: all
 
 
 @dataclass
 class TrainSettings(Common):
     """A self-training."""
 
-    model: Model = field(default_factory=lambda: Model("deeplabv3plus", "dino_resnet50", None, 1))
+    model: Model = field(default_factory=Model)
     job_type: str = setting("train", choices=("train", "generate"))
     lr: float = setting(0.005, above=0)
     weight_decay: float = setting(1e-8, least=0)

@@ -47,21 +47,15 @@ def train(settings: TrainSettings, folder: Path) -> None:
     accelerator = make_accelerator(settings.device, settings.mixed_precision, settings.logger, folder / LOGS)
     training = build_dataset(settings, "train", training=True)
     validation = build_dataset(settings, "val", training=False, res=settings.val_res)
-    _check_data(settings, training, validation, accelerator)
+    if settings.select_by == "cluster_miou" and not validation.has_labels:
+        raise InputError("select_by=cluster_miou needs labels, which the val split has not: select_by=loss or last")
+    check_batch_size(settings.batch_size, accelerator.num_processes)
     backbone = load_backbone(settings.backbone, settings.weights, accelerator.device)
     if backbone.patch_size != settings.patch_size:
         raise InputError(f"{settings.backbone} has patches of {backbone.patch_size} pixels: set patch_size to that")
     training.require_backbone(backbone.name, backbone.weights)
     run = RunFolder(folder, settings, backbone.weights)
     _Training(settings, run, accelerator, backbone, training, validation).run_to_the_end()
-
-
-def _check_data(
-    settings: TrainSettings, training: EagleDataset, validation: EagleDataset, accelerator: Accelerator
-) -> None:
-    if settings.select_by == "cluster_miou" and not validation.has_labels:
-        raise InputError("select_by=cluster_miou needs labels, which the val split has not: select_by=loss or last")
-    check_batch_size(settings.batch_size, accelerator.num_processes)
 
 
 class _Training:
