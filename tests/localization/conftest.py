@@ -16,7 +16,7 @@ class Results:
     """What a run left, and what it said."""
 
     folder: Path
-    error: str | None  # the line of a run that ended with status 1
+    error: str  # the line of a run that ended with status 1
     said: str
     complained: str
 
@@ -38,20 +38,24 @@ class Results:
 
 @pytest.fixture
 def localization(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Results]:
-    """Flags -> what came of them; results lie below ``tmp_path / "results"``, by ``name``."""
+    """Flags -> what came of them; results lie below ``tmp_path / "results"``, by ``name``.
+
+    The run must end with status 0, or, where it ``fails``, with an error.
+    """
     from objectloc import localize
     from objectloc.patch_models import load_model
 
-    def run(*flags: object, name: str = "run") -> Results:
+    def run(*flags: object, name: str = "run", fails: bool = False) -> Results:
         localize.data_set.cache_clear()  # one test may change a data set between two runs
         load_model.cache_clear()
         capsys.readouterr()
-        error = None
+        error = ""
         try:
             main([*map(str, flags), "--output_dir", str(tmp_path / "results"), "--name", name])
         except SystemExit as stop:
             error = str(stop.code)
         output = capsys.readouterr()
+        assert bool(error) == fails, output.err
         folder = next((tmp_path / "results").glob(f"*/{name}"), tmp_path / "results")
         return Results(folder, error, output.out, output.err)
 

@@ -63,10 +63,3 @@ def test_results_in_the_published_layout(tmp_path):
         "without_objects": ["c"],
         "problems": {"d": "damaged"},
     }
-
-
-def test_results_without_evaluation(tmp_path):
-    write_results(tmp_path, Scores(rows={"a": ("a.jpg", [0.0, 0.0, 1.0, 1.0], None)}), {}, pickles=False)
-    assert {path.name for path in tmp_path.iterdir()} == {"boxes.csv", "results.json"}
-    assert (tmp_path / "boxes.csv").read_text().splitlines()[1] == "a.jpg,0,0,1,1,,"
-    assert "corloc" not in json.loads((tmp_path / "results.json").read_text())

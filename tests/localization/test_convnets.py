@@ -45,17 +45,14 @@ def test_dilation_keeps_the_weights_and_what_they_see():
     )
 
 
-def test_vgg_checkpoint(tmp_path):
-    torch.save(load_convnet("vgg16_imagenet", "random").model.state_dict(), tmp_path / "vgg.pth")
-    assert torch.load(tmp_path / "vgg.pth", weights_only=True)["features.28.bias"].shape == (512,)
-    load_convnet("vgg16_imagenet", str(tmp_path / "vgg.pth"))
-    with pytest.raises(InputError, match="vgg.pth does not fit this model"):
-        load_convnet("resnet50", str(tmp_path / "vgg.pth"))
-
-
-def test_weights_that_torchvision_fetched_already(tmp_path, monkeypatch):
+def test_a_vgg_checkpoint_given_or_fetched_by_torchvision_already(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
     name = ADDRESSES["vgg16_imagenet"].rpartition("/")[2]
-    torch.save(load_convnet("vgg16_imagenet", "random").model.state_dict(), tmp_path / "checkpoints" / name)
-    assert load_convnet("vgg16_imagenet").weights.startswith(name)
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint = tmp_path / "checkpoints" / name
+    torch.save(load_convnet("vgg16_imagenet", "random").model.state_dict(), checkpoint)
+    assert torch.load(checkpoint, weights_only=True)["features.28.bias"].shape == (512,)
+    for weights in (None, str(checkpoint)):
+        assert load_convnet("vgg16_imagenet", weights).weights.startswith(name)
+    with pytest.raises(InputError, match=f"{name} does not fit this model"):
+        load_convnet("resnet50", str(checkpoint))

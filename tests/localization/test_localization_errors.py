@@ -2,24 +2,14 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
-from running import run_command, write_pictures
-from shared_data import PROJECT, SAMPLES, shared
+from localization_data import link_coco20k, voc_annotation, voc_object
+from running import run_command
+from shared_data import PROJECT, SAMPLES
 
 CHELSEA = SAMPLES / "images" / "chelsea.jpg"
-
-
-def voc_object(xmin: object = 1, ymin: object = 1, xmax: object = 80, ymax: object = 64) -> str:
-    sides = {"xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax}
-    texts = "".join(f"<{side}>{value}</{side}>" for side, value in sides.items() if value is not None)
-    return f"<object><truncated>0</truncated><difficult>0</difficult><bndbox>{texts}</bndbox></object>"
-
-
-def annotation(*objects: str) -> str:
-    return f"<annotation>{''.join(objects)}</annotation>"
 
 
 # --- bad data ---
@@ -29,20 +19,20 @@ def test_bad_images_are_counted_and_listed(localization, voc):
     """The figure is over the images that can be evaluated; each other one is named with the file to mend."""
     root = voc(
         {
-            "good": annotation(voc_object()),
-            "missed": annotation(voc_object(xmax=9, ymax=9)),
-            "field": annotation(voc_object(xmax=None)),
-            "outside": annotation(voc_object(), voc_object(xmax=200)),
-            "empty": annotation(),
+            "good": voc_annotation(voc_object()),
+            "missed": voc_annotation(voc_object(xmax=9, ymax=9)),
+            "field": voc_annotation(voc_object(xmax=None)),
+            "outside": voc_annotation(voc_object(), voc_object(xmax=200)),
+            "empty": voc_annotation(),
             "none": None,
-            "gone": annotation(voc_object()),
-            "broken": annotation(voc_object()),
+            "gone": voc_annotation(voc_object()),
+            "broken": voc_annotation(voc_object()),
         }
     )
     folder = root / "VOC2007" / "VOCdevkit" / "VOC2007"
     (folder / "JPEGImages" / "gone.jpg").unlink()
     (folder / "JPEGImages" / "broken.jpg").write_bytes(b"no image")
-    found = localization("--data_root", root, "--set", "test", "--trivial", "whole")
+    found = localization("--data_root", root, "--set", "test", "--trivial", "whole", fails=True)
     notes = folder / "Annotations"
     summary = found.summary
     assert summary["problems"] == {
@@ -67,51 +57,47 @@ def test_bad_images_are_counted_and_listed(localization, voc):
 
 
 def test_no_hard(localization, voc):
-    hard = voc_object().replace("<truncated>0", "<truncated>1")
-    root = voc(
-        {"both": annotation(hard, voc_object(xmax=9)), "hard": annotation(hard), "easy": annotation(voc_object())}
-    )
+    hard, easy = voc_annotation(voc_object(truncated=1)), voc_annotation(voc_object())
+    root = voc({"both": voc_annotation(voc_object(truncated=1), voc_object(xmax=9)), "hard": hard, "easy": easy})
     flags = ["--data_root", root, "--set", "test", "--trivial", "whole"]
     assert localization(*flags).summary["correct"] == 3
     found = localization(*flags, "--no_hard", name="no_hard")
-    assert found.error is None
     assert found.summary["correct"] == 1
     assert set(found.rows) == {"both.jpg", "easy.jpg"}
     assert found.summary["without_objects"] == ["hard"]
 
 
 def test_no_image_is_left(localization, voc):
-    found = localization("--data_root", voc({"a": annotation()}), "--set", "test", "--trivial", "whole")
+    flags = ["--set", "test", "--trivial", "whole"]
+    found = localization("--data_root", voc({"a": voc_annotation()}), *flags, fails=True)
     assert found.error == "error: no image has an annotated object"
     assert not (found.folder / "results.txt").exists()
-    found = localization("--data_root", voc({"b": None}), "--set", "test", "--trivial", "whole", name="other")
+    found = localization("--data_root", voc({"b": None}), *flags, name="other", fails=True)
     assert found.error.startswith("error: 1 of 1 images could not be handled")
     assert "corloc" not in found.summary
 
 
-def test_coco20k_of_real_photographs(localization, tmp_path):
-    """Eight of the 64, one of them without its file, and one that the annotations lack."""
-    source = shared() / "data" / "COCO"
-    root = tmp_path / "data" / "COCO"
-    (root / "images" / "train2014").mkdir(parents=True)
-    (root / "annotations").mkdir()
-    content = json.loads((source / "annotations" / "instances_train2017.json").read_text())
-    for image in content["images"]:
-        image["file_name"] = f"COCO_train2014_{image['file_name']}"
-    names = [image["file_name"] for image in content["images"][:8]]
-    for name in names[1:]:
-        (root / "images" / "train2014" / name).symlink_to(
-            source / "images" / "train2017" / name.removeprefix("COCO_train2014_")
-        )
-    (root / "annotations" / "instances_train2014.json").write_text(json.dumps(content))
-    (root / "coco_20k_filenames.txt").write_text("\n".join([*names, "COCO_train2014_000000999999.jpg"]))
-    found = localization("--dataset", "COCO20k", "--data_root", tmp_path / "data", "--arch", "lab_hog", "--eigenseg")
+def test_coco20k(localization, tmp_path):
+    """Eight photographs: one without its file, one whose box has no numbers, and one that the annotations lack."""
+    root = link_coco20k(tmp_path / "data") / "COCO"
+    path = root / "annotations" / "instances_train2014.json"
+    content = json.loads(path.read_text())
+    boxes = {entry["image_id"]: entry for entry in content["annotations"] if not entry["iscrowd"]}
+    ids = [image["id"] for image in content["images"] if image["id"] in boxes][:8]
+    del boxes[ids[1]]["bbox"]
+    path.write_text(json.dumps(content))
+    names = [f"COCO_train2014_{number:012d}" for number in (*ids, 999999)]
+    (root / "images" / "train2014" / f"{names[0]}.jpg").unlink()
+    (root / "coco_20k_filenames.txt").write_text("\n".join(names))
+    flags = ["--dataset", "COCO20k", "--data_root", tmp_path / "data", "--arch", "lab_hog", "--eigenseg"]
+    found = localization(*flags, fails=True)
     assert found.folder.parent.name == "COCO20k_train"
-    assert set(found.rows) <= set(names[1:])
-    assert set(found.summary["problems"]) == {Path(names[0]).stem, "COCO_train2014_000000999999"}
-    assert len(found.rows) + len(found.summary["without_objects"]) == 7
-    assert found.summary["problems"][Path(names[0]).stem].startswith("no such image: ")
-    assert found.error.startswith("error: 2 of ")
+    assert found.error.startswith("error: 3 of 9 images could not be handled")
+    assert set(found.rows) == {f"{name}.jpg" for name in names[2:8]}
+    problems = found.summary["problems"]
+    assert problems[names[0]].startswith("no such image: ")
+    assert problems[names[1]].endswith(f"of {names[1]}.jpg has no bbox of four numbers")
+    assert f"has no image {names[8]}.jpg, which {root / 'coco_20k_filenames.txt'} names" in problems[names[8]]
 
 
 # --- flags ---
@@ -136,7 +122,6 @@ def test_coco20k_of_real_photographs(localization, tmp_path):
         (["--eigenseg", "--precomputed_eigs_dir", "nowhere"], "no such folder: nowhere"),
         (["--precomputed_features_dir", "."], "no *.pth file in ."),
         (["--image_path", "nowhere.jpg"], "no such image: nowhere.jpg"),
-        (["--data_root", "nowhere"], "cannot read VOC07's list of images"),
         (["--image_path", CHELSEA, "--arch", "nonsense"], "no backbone 'nonsense'; known are dino_vits16"),
         (["--image_path", CHELSEA, "--patch_size", "7"], "no vit_small with patches of 7 pixels: --patch_size 16 or 8"),
         (["--image_path", CHELSEA, "--arch", "vit_tiny"], "DINO published no weights of vit_tiny"),
@@ -149,23 +134,16 @@ def test_coco20k_of_real_photographs(localization, tmp_path):
 )
 def test_what_cannot_be_is_said_in_one_line(localization, tmp_path, monkeypatch, flags, message):
     monkeypatch.chdir(tmp_path)
-    found = localization(*flags)
+    found = localization(*flags, fails=True)
     assert found.error.startswith("error: ")
     assert message in found.error
     assert "\n" not in found.error
     assert "CorLoc" not in found.said
 
 
-def test_a_head_that_is_not_there(localization, tmp_path):
-    images = write_pictures(tmp_path / "images", 1)
-    flags = ("--dataset", "folder", "--images_root", images, "--arch", "test_vit", "--weights", "random")
-    found = localization(*flags, "--dinoseg", "--dinoseg_head", 6)
-    assert found.summary["problems"]["image0"].endswith("no head 6: the backbone has 2, counted from 0")
-
-
 def test_the_results_cannot_be_written(localization, tmp_path):
     (tmp_path / "results").write_text("a file where a folder should be")
-    found = localization("--image_path", CHELSEA, "--trivial", "whole")
+    found = localization("--image_path", CHELSEA, "--trivial", "whole", fails=True)
     assert found.error.startswith(f"error: cannot create the folder {tmp_path / 'results'}")
 
 
