@@ -89,6 +89,7 @@ class Segmenter:
         crf: bool = False,
         seed: int = 0,
         color_grid: str = "cropped",
+        crf_backend: str = "auto",
     ) -> Segmentation:
         """Segment a picture.
 
@@ -103,12 +104,14 @@ class Segmenter:
         color_lambda, which_color_matrix
             Weight and kind (``knn``, ``rw``) of the colour affinity.
         crf
-            Sharpen mask and segments to the edges of the image (needs pydensecrf).
+            Sharpen mask and segments to the edges of the image.
         seed
             Of K-means.
         color_grid
             ``cropped`` or ``released``: which part of the image the colour affinity sees, as of ``extract.py
             extract_eigs``.
+        crf_backend
+            As of ``extract.py extract_crf_segmentations``.
 
         Raises
         ------
@@ -120,6 +123,7 @@ class Segmenter:
         check_range("num_segments", num_segments, least=1, most=255)
         check_choice("which_color_matrix", which_color_matrix, COLOUR_AFFINITIES)
         check_choice("color_grid", color_grid, COLOR_GRIDS)
+        sharpening = CrfSettings(crf_backend=crf_backend).resolved() if crf else None
         image = ImageOps.exif_transpose(image).convert("RGB")
         patch = self.backbone.patch_size
         grid = patch_grid(image.height, image.width, patch)
@@ -132,13 +136,15 @@ class Segmenter:
         eigenvalues, eigenvectors = values.cpu().numpy(), vectors.cpu().numpy()
         coarse_mask = (eigenvectors[1] > 0).reshape(grid)
         coarse_segments = background_first(kmeans_segments(eigenvectors[1:].T, num_segments, seed).reshape(grid))
-        mask = self._at_pixels(image, coarse_mask, 2, crf).astype(bool)
-        segments = self._at_pixels(image, coarse_segments, num_segments, crf)
+        mask = self._at_pixels(image, coarse_mask, 2, sharpening).astype(bool)
+        segments = self._at_pixels(image, coarse_segments, num_segments, sharpening)
         return Segmentation(eigenvalues, eigenvectors.reshape(K, *grid), patch, mask, segments, object_box(mask))
 
-    def _at_pixels(self, image: Image.Image, labels: np.ndarray, num_classes: int, crf: bool) -> np.ndarray:
+    def _at_pixels(
+        self, image: Image.Image, labels: np.ndarray, num_classes: int, crf: CrfSettings | None
+    ) -> np.ndarray:
         full = upscale_labels(labels.astype(np.uint8), image.height, image.width, self.backbone.patch_size)
-        return dense_crf(np.array(image), full, max(2, num_classes), CrfSettings()) if crf else full
+        return full if crf is None else dense_crf(np.array(image), full, max(2, num_classes), crf)
 
 
 def object_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:

@@ -65,7 +65,7 @@ def evaluate(config: DictConfig) -> None:
         made_by = describe(folder)
         if settings.crf and images is not None:
             target = place / "crf" if settings.crf_dir is None else Path(settings.crf_dir.replace("%", str(seed)))
-            folder = sharpen(data, images, ids, folder, target, settings.crf_processes)
+            folder = sharpen(data, images, ids, folder, target, settings.crf_processes, settings.crf_backend)
         files = pair(ids, images, data.masks_dir, folder)
         counts = count(files, data, settings.enlarge)
         match = match_clusters(counts) if given is None else given

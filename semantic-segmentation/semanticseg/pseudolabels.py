@@ -19,6 +19,7 @@ from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import load_image, read_lines
 from spectralseg.files.label_maps import ENLARGE, STEPS, find_step, load_labels, stretch_labels, upscale_labels
 from spectralseg.files.storage import atomic_write, make_folder
+from spectralseg.mathematics.crf import CrfSettings
 
 Labels = NDArray[np.uint8]
 VOID = 255  # of masks and label maps
@@ -210,7 +211,13 @@ class PseudoLabelled(Dataset[tuple[Tensor, Tensor]]):
 
 
 def sharpen(
-    data: Data, images: dict[str, Path], ids: Sequence[str], segments_dir: str, output_dir: Path, processes: int
+    data: Data,
+    images: dict[str, Path],
+    ids: Sequence[str],
+    segments_dir: str,
+    output_dir: Path,
+    processes: int,
+    backend: str,
 ) -> str:
     """Write label maps with sharp edges (:func:`spectralseg.mathematics.crf.dense_crf`); return their folder.
 
@@ -238,5 +245,6 @@ def sharpen(
         num_classes=data.clusters,
         downsample_factor=step,
         multiprocessing=processes,
+        settings=CrfSettings(crf_backend=backend),
     )
     return str(output_dir)

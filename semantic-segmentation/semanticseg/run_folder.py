@@ -25,6 +25,7 @@ KIND = "semantic-segmentation"
 # The weights do not depend on these settings: a run may go on with other values.
 FREE = {
     *("name", "crf_processes", "crf_dir", "visualize", "device", "evaluate_every", "checkpoint_every", "log_every"),
+    "crf_backend",  # the one that was taken is among the segments' arguments
     *("logger", "overwrite", "job_type", "checkpoint", "generate_list", "generate_dir", "matching", "segments_dir"),
 }
 ADDED = {"enlarge": "patches"}  # of runs that were begun before there was the setting

@@ -74,7 +74,7 @@ def train(config: DictConfig) -> None:
     if settings.crf:
         place = folder / "crf" if settings.crf_dir is None else Path(settings.crf_dir)
         needed = sorted({*ids, *held_out} if given is None else ids)
-        segments_dir = sharpen(data, images, needed, segments_dir, place, settings.crf_processes)
+        segments_dir = sharpen(data, images, needed, segments_dir, place, settings.crf_processes, settings.crf_backend)
         accelerator.wait_for_everyone()
     if given is None:
         counts = count(pair(held_out, images, data.masks_dir, segments_dir), data, settings.enlarge)

@@ -5,6 +5,7 @@ from typing import Any
 
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import ENLARGE, VOC_CLASSES
+from spectralseg.mathematics.crf import BACKENDS
 from spectralseg.settings import Settings, setting
 
 
@@ -89,6 +90,7 @@ class Common(Settings):
     crf: bool = False
     crf_dir: str | None = None
     crf_processes: int = setting(2, least=0)
+    crf_backend: str = setting("auto", choices=BACKENDS)
     visualize: int = setting(40, least=0)
 
     def require_segments(self) -> str:

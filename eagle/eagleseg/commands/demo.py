@@ -19,13 +19,14 @@ from PIL import Image
 
 from eagleseg.checkpoints.trained import Trained, load_trained
 from eagleseg.data.dataset import EagleDataset, image_folder
-from eagleseg.evaluation.evaluate import Probabilities, log_probabilities_of, most_likely, sharpened
+from eagleseg.evaluation.evaluate import Probabilities, eagle_crf, label_maps, log_probabilities_of
 from eagleseg.evaluation.pictures import with_legend
 from eagleseg.evaluation.scores import as_classes
 from spectralseg.errors import InputError
 from spectralseg.files.images import to_tensor
 from spectralseg.files.label_maps import save_labels
 from spectralseg.files.storage import make_folder, save_picture
+from spectralseg.mathematics.crf import BACKENDS, CrfSettings
 from spectralseg.models.weights import fingerprint
 from spectralseg.running.devices import pick_device
 from spectralseg.running.hydra_app import run, run_folder, to_settings
@@ -49,6 +50,7 @@ class DemoSettings(Settings):
     flip: bool = True
     run_crf: bool = True
     crf_processes: int = setting(0, least=0)
+    crf_backend: str = setting("auto", choices=BACKENDS)
     max_side: int = setting(1024, least=1)
 
 
@@ -67,7 +69,7 @@ class Finish:
     """CRF, files and pictures of a photograph: a picklable function of a :class:`Job`."""
 
     folder: Path
-    run_crf: bool
+    crf: CrfSettings | None
     names: dict[str, list[str]]  # of the labels of each probe
     match: dict[int, int] = field(default_factory=dict)
 
@@ -75,7 +77,7 @@ class Finish:
         """Write the results; return id and, if something is wrong with this photograph, what."""
         if job.probabilities is None:
             return job.id, job.problem
-        maps = sharpened(job.probabilities) if self.run_crf else most_likely(job.probabilities)
+        maps = label_maps(job.probabilities, self.crf)
         if self.match:
             maps["cluster"] = as_classes(maps["cluster"], self.match)
         for probe in sorted(self.names, reverse=True):  # 'cluster' last: it says that the photograph is done
@@ -101,6 +103,7 @@ def segment(config: DictConfig) -> None:
     photographs = image_folder(settings.image_dir, settings.res)
     trained = load_trained(settings.model_path, pick_device(settings.device), settings.weights, settings.dtype)
     folder = run_folder()
+    crf = eagle_crf(settings.crf_backend) if settings.run_crf else None
     stage = Stage(
         "demo_segmentation",
         folder / "cluster",
@@ -108,13 +111,14 @@ def segment(config: DictConfig) -> None:
         {
             "model": fingerprint(settings.model_path),
             **{name: getattr(settings, name) for name in ("res", "flip", "run_crf", "max_side")},
+            **({"crf_backend": crf.crf_backend} if crf else {}),
         },
         settings.overwrite,
     )
     numbers = {image_id: index for index, image_id in enumerate(photographs.ids)}
     pending = stage.begin(numbers)
     jobs = _jobs(trained, photographs, [numbers[image_id] for image_id in pending], settings)
-    finish = Finish(folder, settings.run_crf, _names(trained), trained.match)
+    finish = Finish(folder, crf, _names(trained), trained.match)
     with stage.working():
         for image_id, problem in stream(finish, jobs, settings.crf_processes if settings.run_crf else 0):
             if problem is None:

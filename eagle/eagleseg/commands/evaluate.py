@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from eagleseg.checkpoints.trained import Trained, load_trained
 from eagleseg.data.dataset import DataSettings, EagleDataset, build_dataset
-from eagleseg.evaluation.evaluate import EvaluationOptions, evaluate
+from eagleseg.evaluation.evaluate import EvaluationOptions, eagle_crf, evaluate
 from eagleseg.evaluation.scores import as_table
 from spectralseg.errors import InputError
 from spectralseg.files.storage import save_json
@@ -65,6 +65,8 @@ def evaluate_models(config: DictConfig) -> None:
     """Evaluate one model after another."""
     settings = to_settings(config, EvaluationSettings)
     device = pick_device(settings.device)
+    if settings.run_crf:  # results.json names what auto stands for
+        settings.crf_backend = eagle_crf(settings.crf_backend).crf_backend
     paths = settings.model_path if isinstance(settings.model_path, list) else [settings.model_path]
     for number, path in enumerate(paths):
         trained = load_trained(path, device, settings.weights, settings.dtype)

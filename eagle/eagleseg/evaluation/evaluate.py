@@ -4,8 +4,9 @@ Source: Kim et al., EAGLE, CVPR 2024, and Hamilton et al., STEGO, ICLR 2022. Ima
 is one matrix of counts per probe.
 """
 
+import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from spectralseg.drawing.charts import confusion_picture
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import save_labels
 from spectralseg.files.storage import make_folder, save_picture
-from spectralseg.mathematics.crf import EAGLE_CRF, refine_probabilities
+from spectralseg.mathematics.crf import BACKENDS, EAGLE_CRF, CrfSettings, refine_probabilities
 from spectralseg.progress import progress_bar
 from spectralseg.running.workers import stream
 from spectralseg.settings import Settings, setting
@@ -40,6 +41,7 @@ class EvaluationOptions(Settings):
     flip: bool = True
     run_crf: bool = True
     crf_processes: int = setting(0, least=0)
+    crf_backend: str = setting("auto", choices=BACKENDS)
     save_predictions: bool = False
     pictures: int = setting(8, least=0)
 
@@ -97,9 +99,9 @@ def predictions(
                 image = np.asarray(to_picture(batch["img"][row]))
                 yield Probabilities(image, {name: values[row] for name, values in log_probabilities.items()})
 
-    work = sharpened if options.run_crf else most_likely
-    processes = options.crf_processes if options.run_crf else 0
-    for index, labels in enumerate(stream(work, probabilities(), processes)):
+    crf = eagle_crf(options.crf_backend) if options.run_crf else None
+    work = functools.partial(label_maps, crf=crf)
+    for index, labels in enumerate(stream(work, probabilities(), options.crf_processes if options.run_crf else 0)):
         yield index, labels, truths.pop(index)
 
 
@@ -121,17 +123,18 @@ def log_probabilities_of(
     }
 
 
-def sharpened(probabilities: Probabilities) -> dict[str, NDArray[np.uint8]]:
-    """Label maps (H, W) after the dense CRF."""
-    return {
-        name: refine_probabilities(probabilities.image, values, EAGLE_CRF).argmax(axis=0).astype(np.uint8)
-        for name, values in probabilities.probes.items()
-    }
+def eagle_crf(backend: str) -> CrfSettings:
+    """The published CRF, by a backend that is there; ``spectralseg.mathematics.crf.BACKENDS`` are known."""
+    return replace(EAGLE_CRF, crf_backend=backend).resolved()
 
 
-def most_likely(probabilities: Probabilities) -> dict[str, NDArray[np.uint8]]:
-    """Label maps (H, W) without a CRF."""
-    return {name: values.argmax(axis=0).astype(np.uint8) for name, values in probabilities.probes.items()}
+def label_maps(probabilities: Probabilities, crf: CrfSettings | None) -> dict[str, NDArray[np.uint8]]:
+    """The most likely label (H, W) of each pixel, after the dense CRF if there is one."""
+    maps = {}
+    for name, values in probabilities.probes.items():
+        sharp = values if crf is None else refine_probabilities(probabilities.image, values, crf)
+        maps[name] = sharp.argmax(axis=0).astype(np.uint8)
+    return maps
 
 
 def _write_pictures(

@@ -420,6 +420,7 @@ def extract_crf_segmentations(
     w2: float = 3,
     gamma: float = 3,
     it: int = 5,
+    crf_backend: str = "auto",
     overwrite: bool = False,
 ) -> None:
     r"""Sharpen label maps to the edges of the image by a dense CRF (Kraehenbuehl and Koltun 2011).
@@ -430,7 +431,7 @@ def extract_crf_segmentations(
             --segmentations_dir ../data/VOC2012/single_region_segmentation/patches/laplacian \
             --output_dir ../data/VOC2012/single_region_segmentation/crf/laplacian
 
-    Writes <output_dir>/<id>.png at the size of the image. Needs pydensecrf.
+    Writes <output_dir>/<id>.png at the size of the image.
 
     Args:
         images_list: Text file with one image name per line.
@@ -447,6 +448,8 @@ def extract_crf_segmentations(
         w2: Weight of the Gaussian term.
         gamma: Its spatial deviation in pixels.
         it: Iterations of inference.
+        crf_backend: torch, or pydensecrf, which has to be installed; auto is pydensecrf where it is, else torch. Of a
+            million labels less than ten differ.
         overwrite: Redo maps that exist.
     """
     from spectralseg.commands import semantic
@@ -477,6 +480,7 @@ def run(
     color_grid: str = "cropped",
     mask_format: str = "palette",
     crf: bool = True,
+    crf_backend: str = "auto",
     max_size: int = 640,
     batch_size: int = 1,
     dtype: str = "float32",
@@ -504,6 +508,7 @@ def run(
         color_grid: As for extract_eigs.
         mask_format: Of the masks in single_region_segmentation, as for extract_single_region_segmentations.
         crf: Sharpen masks and segments to the edges of the image.
+        crf_backend: As for extract_crf_segmentations.
         max_size: The stages work on copies whose longer side has at most so many pixels; masks and cut-outs have the
             size of the photographs.
         batch_size: As for extract_features.

@@ -1,7 +1,6 @@
 """``run``: from a folder of photographs to masks, cut-outs, boxes and a page, by way of the usual stages."""
 
 import functools
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from spectralseg.files.images import EXTENSIONS, list_images, load_image
 from spectralseg.files.label_maps import MASK_FORMATS, label_picture, load_labels, upscale_labels
 from spectralseg.files.storage import atomic_write, make_folder, save_json, save_picture
 from spectralseg.mathematics.affinity import COLOR_GRIDS
-from spectralseg.mathematics.crf import require_pydensecrf
+from spectralseg.mathematics.crf import BACKENDS, CrfSettings
 from spectralseg.running.stage import Stage, provenance
 from spectralseg.settings import Settings, setting
 
@@ -39,6 +38,7 @@ class RunSettings(Settings):
     color_grid: str = setting("cropped", choices=COLOR_GRIDS)
     mask_format: str = setting("palette", choices=MASK_FORMATS)
     crf: bool = True
+    crf_backend: str = setting("auto", choices=BACKENDS)
     max_size: int = setting(640, least=1)
 
 
@@ -69,7 +69,7 @@ def run(
     """The command ``run``; see its documentation in ``extract.py``."""
     photographs = find_photographs(images, output)
     folders = Folders(make_folder(output))
-    crf = settings.crf and _crf_is_there()
+    crf = CrfSettings(crf_backend=settings.crf_backend).resolved() if settings.crf else None
     failures: dict[str, str] = {}
 
     def step(command: Callable[..., None], *arguments: Any, **options: Any) -> None:
@@ -103,30 +103,21 @@ def run(
         multiprocessing=multiprocessing,
     )
     patch_size = provenance(folders.features)["patch_size"]
-    if crf:
+    if crf is not None:
         for patches, sharp, classes, mask_format in (
             (folders.mask_patches, folders.mask_crf, 2, settings.mask_format),
             (folders.segment_patches, folders.segment_crf, max(2, settings.num_segments), "palette"),
         ):
             options = {"num_classes": classes, "downsample_factor": patch_size, "mask_format": mask_format}
-            options["multiprocessing"] = multiprocessing
+            options |= {"multiprocessing": multiprocessing, "settings": crf}
             step(semantic.extract_crf_segmentations, listed, root, str(patches), str(sharp), **options)
     finished = {image_id: name for image_id, name in photographs.items() if image_id not in failures}
-    step(cut_out_objects, finished, Path(images), folders, crf, patch_size, multiprocessing)
+    step(cut_out_objects, finished, Path(images), folders, settings.crf, patch_size, multiprocessing)
     finished = {image_id: name for image_id, name in finished.items() if image_id not in failures}
-    write_results(finished, failures, folders, crf)
+    write_results(finished, failures, folders, settings.crf)
     print(f"{len(finished)} of {len(photographs)} photographs -> {folders.output / 'index.html'}")
     if failures:
         raise ImagesFailed(f"{len(failures)} of {len(photographs)} photographs failed: see the lines above", failures)
-
-
-def _crf_is_there() -> bool:
-    try:
-        require_pydensecrf()
-    except InputError as error:
-        print(f"run: going on without the CRF, edges stay as coarse as the patches: {error}", file=sys.stderr)
-        return False
-    return True
 
 
 def find_photographs(images: str | Path, output: str | Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from spectralseg.files.images import load_image, read_images_list
 from spectralseg.files.label_maps import MASK_FORMATS, load_labels, save_labels, save_mask, upscale_labels
 from spectralseg.files.storage import field, list_ids, load_list
 from spectralseg.mathematics.clusters import semantic_map
-from spectralseg.mathematics.crf import CrfSettings, dense_crf, require_pydensecrf
+from spectralseg.mathematics.crf import CrfSettings, dense_crf
 from spectralseg.running.stage import Stage, describe_file, provenance
 from spectralseg.settings import check_range
 
@@ -57,8 +57,7 @@ def extract_crf_segmentations(
     overwrite: bool = False,
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
-    require_pydensecrf()
-    settings = settings or CrfSettings()
+    settings = (settings or CrfSettings()).resolved()
     check_range("num_classes", num_classes, least=2, most=256)
     check_range("downsample_factor", downsample_factor, least=1)
     check_choice("mask_format", mask_format, MASK_FORMATS)

@@ -1,16 +1,23 @@
 """Dense conditional random field: sharp edges from coarse label maps.
 
 Source: Kraehenbuehl and Koltun, "Efficient inference in fully connected CRFs with Gaussian edge potentials", NIPS 2011,
-by pydensecrf. Two parameterisations: Deep Spectral Methods' (from label maps) and EAGLE's (from probabilities).
+by torch operations or by pydensecrf, which is compiled. Two parameterisations: Deep Spectral Methods' (from label maps)
+and EAGLE's (from probabilities).
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
+import psutil
+import torch
 
 from spectralseg.errors import InputError
+from spectralseg.mathematics.meanfield import bilateral_filter, mean_field, position_filter
 from spectralseg.settings import Settings, setting
+
+BACKENDS = ("auto", "torch", "pydensecrf")
+# Bytes that inference needs for a pixel, and for a pixel and class: measured on images of 3 megapixels.
+MEMORY = {"torch": (700, 20), "pydensecrf": (350, 35)}
 
 CERTAINTY = 0.99  # probability of the given label in the unary term; the others have 0.01
 
@@ -20,7 +27,8 @@ class CrfSettings(Settings):
     """Parameters of the pairwise terms, under their published names.
 
     ``w1``, ``alpha``, ``beta``: weight, spatial (pixels) and colour (0..255) deviation of the bilateral term; ``w2``,
-    ``gamma``: weight and spatial deviation of the Gaussian term; ``it``: iterations of mean-field inference.
+    ``gamma``: weight and spatial deviation of the Gaussian term; ``it``: iterations of mean-field inference;
+    ``crf_backend``: one of ``BACKENDS``.
     """
 
     w1: float = 10
@@ -29,20 +37,31 @@ class CrfSettings(Settings):
     w2: float = 3
     gamma: float = 3
     it: int = setting(5, least=1)
+    crf_backend: str = setting("auto", choices=BACKENDS)
+
+    def resolved(self) -> "CrfSettings":
+        """The same, with the backend that ``auto`` stands for: pydensecrf where it is installed, else torch.
+
+        Raises
+        ------
+        InputError
+            pydensecrf is asked for and not installed.
+        """
+        if self.crf_backend == "torch":
+            return self
+        try:
+            import pydensecrf.densecrf  # noqa: F401
+        except ImportError:
+            if self.crf_backend == "auto":
+                return replace(self, crf_backend="torch")
+            raise InputError(
+                "there is no pydensecrf here: pip install pydensecrf2==1.1 (with a C++ compiler, on Python 3.10 to "
+                "3.12), or take the crf_backend torch, which needs neither"
+            ) from None
+        return replace(self, crf_backend="pydensecrf")
 
 
 EAGLE_CRF = CrfSettings(w1=4, alpha=67, beta=3, w2=3, gamma=1, it=10)
-
-
-def require_pydensecrf() -> Any:
-    """The module ``pydensecrf.densecrf``, or an error that says how to get it."""
-    try:
-        from pydensecrf import densecrf
-    except ImportError:
-        raise InputError(
-            "the CRF needs pydensecrf: pip install pydensecrf2==1.1 (with a C++ compiler, on Python 3.10 to 3.12)"
-        ) from None
-    return densecrf
 
 
 def dense_crf(image: np.ndarray, labels: np.ndarray, num_classes: int, settings: CrfSettings) -> np.ndarray:
@@ -67,7 +86,7 @@ def dense_crf(image: np.ndarray, labels: np.ndarray, num_classes: int, settings:
     Raises
     ------
     InputError
-        Labels that are negative or beyond ``num_classes``, sizes that differ, or no pydensecrf.
+        Labels that are negative or beyond ``num_classes``, sizes that differ, or what :func:`infer` raises.
     """
     if labels.shape != image.shape[:2]:
         raise InputError(f"a label map of {labels.shape} does not fit an image of {image.shape[:2]}")
@@ -120,7 +139,7 @@ def refine_probabilities(image: np.ndarray, log_probabilities: np.ndarray, setti
     Raises
     ------
     InputError
-        Sizes that differ, or no pydensecrf.
+        Sizes that differ, or what :func:`infer` raises.
     """
     if log_probabilities.shape[1:] != image.shape[:2]:
         raise InputError(f"probabilities of {log_probabilities.shape[1:]} do not fit an image of {image.shape[:2]}")
@@ -149,20 +168,55 @@ def infer(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: n
     np.ndarray
         (C, H * W) float32 probabilities.
 
+    Raises
+    ------
+    InputError
+        pydensecrf is asked for and not installed, or the memory that is free is not enough for the image.
+
     Notes
     -----
     With Potts' compatibility a label receives the messages of its own kind: of ``n`` equal labels with the sum ``Q``,
     ``w * filter(Q / n)``. So the weights of a label that stands for ``n`` are ``w / n``.
     """
-    densecrf = require_pydensecrf()
+    settings = settings.resolved()
     height, width = image.shape[:2]
-    model = densecrf.DenseCRF2D(width, height, len(unary))
-    model.setUnaryEnergy(np.ascontiguousarray(unary, dtype=np.float32))
+    _require_memory(height, width, len(unary), settings.crf_backend)
+    copies = np.ones(len(unary), dtype=np.float32) if copies is None else copies
+    image, unary = np.ascontiguousarray(image), np.ascontiguousarray(unary, dtype=np.float32)
+    return (_by_torch if settings.crf_backend == "torch" else _by_pydensecrf)(image, unary, settings, copies)
+
+
+@torch.no_grad()
+def _by_torch(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: np.ndarray) -> np.ndarray:
+    pixels = torch.from_numpy(image)
+    height, width, _ = image.shape
+    positions = position_filter(height, width, settings.gamma, pixels.device)
+    filters = [(settings.w2, positions), (settings.w1, bilateral_filter(pixels, settings.alpha, settings.beta))]
+    energies = torch.from_numpy(unary).T.contiguous()
+    return mean_field(energies, filters, settings.it, torch.from_numpy(copies)).T.numpy()
+
+
+def _by_pydensecrf(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: np.ndarray) -> np.ndarray:
+    from pydensecrf import densecrf
+
+    model = densecrf.DenseCRF2D(image.shape[1], image.shape[0], len(unary))
+    model.setUnaryEnergy(unary)
     # pydensecrf takes a number as Potts' weight, and an array as the diagonal of the compatibility, which is negative
     w1: float | np.ndarray = settings.w1
     w2: float | np.ndarray = settings.w2
-    if copies is not None and (copies != 1).any():
+    if (copies != 1).any():
         w1, w2 = -w1 / copies, -w2 / copies
     model.addPairwiseGaussian(sxy=settings.gamma, compat=w2)
-    model.addPairwiseBilateral(sxy=settings.alpha, srgb=settings.beta, rgbim=np.ascontiguousarray(image), compat=w1)
+    model.addPairwiseBilateral(sxy=settings.alpha, srgb=settings.beta, rgbim=image, compat=w1)
     return np.array(model.inference(settings.it))
+
+
+def _require_memory(height: int, width: int, classes: int, backend: str) -> None:
+    per_pixel, per_class = MEMORY[backend]
+    needed, free = (per_pixel + per_class * classes) * height * width, psutil.virtual_memory().available
+    if needed > free:
+        share = (free / needed) ** 0.5
+        raise InputError(
+            f"the CRF of {width}x{height} pixels and {classes} classes needs about {needed / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free: an image of {int(width * share)}x{int(height * share)} would do"
+        )

@@ -12,6 +12,8 @@ from torch.nn.functional import embedding_bag
 
 from spectralseg.errors import InputError
 
+CHUNK = 2**15  # points whose simplices are found at a time: as many as stay in a CPU's cache
+
 
 class GaussianFilter:
     """Weighted means over points: ``D^-1/2 K D^-1/2`` with ``K_ij = exp(-|f_i - f_j|^2 / 2)``, ``D`` its row sums.
@@ -22,7 +24,8 @@ class GaussianFilter:
     Parameters
     ----------
     points
-        (d, N) float32, ``f``: features, each divided by its standard deviation. ``d`` is 2 for positions, 5 with colours.
+        (d, N) float32, ``f``: features, each divided by its standard deviation; ``d`` is 2 for positions, 5 with
+        colours.
 
     Raises
     ------
@@ -31,19 +34,23 @@ class GaussianFilter:
     """
 
     def __init__(self, points: Tensor) -> None:
-        size = len(points) + 1  # axes of the lattice, and vertices of a simplex
-        origin, rank, offsets = enclosing_simplex(points)
-        keys, steps = vertex_keys(origin, rank)
-        weights = barycentric(rank, offsets).T.contiguous()
+        size, count = len(points) + 1, points.shape[1]  # axes of the lattice, and vertices of a simplex
+        packed = VertexKeys(points)
+        keys = torch.empty((count, size), dtype=packed.steps.dtype, device=points.device)
+        weights = points.new_empty((count, size))
+        for part in range(0, count, CHUNK):
+            origin, rank, offsets = enclosing_simplex(points[:, part : part + CHUNK])
+            keys[part : part + CHUNK] = packed(origin, rank).T
+            weights[part : part + CHUNK] = barycentric(rank, offsets).T
         # One sort brings equal vertices together: it numbers them, and lists the points at each, which are the rows of
         # the sparse matrix that splats.
-        keys, order = keys.T.reshape(-1).sort(stable=True)
+        keys, order = keys.view(-1).sort(stable=True)
         vertices, number, counts = torch.unique_consecutive(keys, return_inverse=True, return_counts=True)
         self._corners = torch.empty_like(order, dtype=torch.int32).scatter_(0, order, number.int()).view(-1, size)
-        self._points = order.div(size, rounding_mode="floor").int()
+        self._points = order.int().div_(size, rounding_mode="floor")
         # The last vertex has no points: it is the zero that a missing neighbour stands for.
         self._starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
-        self._neighbours = neighbours(vertices, steps)
+        self._neighbours = neighbours(vertices, packed.steps)
         # section 3.2: convolve with (1/2, 1, 1/2) along an axis
         self._blur = weights.new_tensor([1, 0.5, 0.5]).repeat(len(vertices) + 1, 1)
         self._slice = weights / (1 + 2.0 ** (1 - size))  # what the blur adds to a constant
@@ -60,6 +67,18 @@ class GaussianFilter:
         return embedding_bag(self._corners, vertices, mode="sum", per_sample_weights=self._slice)
 
 
+def elevation(dimensions: int) -> Tensor:
+    """(d + 1, d) float32: ``E``, which takes points into the plane of the lattice (page 5).
+
+    It is scaled so that splat, blur and slice together have a standard deviation of 1 (page 6).
+    """
+    deviation = torch.tensor(math.sqrt(2 / 3) * (dimensions + 1), dtype=torch.float32)
+    numbers = torch.arange(1, dimensions + 1, dtype=torch.float64)
+    scale = (deviation / (numbers * (numbers + 1)).sqrt()).float()
+    upper = torch.ones(dimensions, dimensions).triu(1) - torch.diag(numbers).float()
+    return torch.cat([torch.ones(1, dimensions), upper]) * scale
+
+
 def enclosing_simplex(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The simplex around each point (section 3.1).
 
@@ -71,16 +90,16 @@ def enclosing_simplex(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns
     -------
     origin, rank, offsets
-        (d + 1, N) each: the simplex's vertex of remainder 0, divided by d + 1 (float32, whole numbers); the place of each
-        coordinate of what leads from it to the point, 0 the largest (int64); and this difference (float32).
+        (d + 1, N) each: the simplex's vertex of remainder 0, in units of d + 1 (float32, whole numbers); the place of
+        each coordinate of what leads from it to the point, 0 the largest (int64); and this difference (float32).
     """
     size = len(points) + 1
-    # Which vertices there are hangs on the rounding of points at the faces of simplices: all as in pydensecrf.
-    deviation = torch.tensor(math.sqrt(2 / 3) * size).item()  # of splat, blur and slice together (page 6)
+    # Which vertices there are depends on how points at the faces of simplices are rounded: all as in pydensecrf.
+    scale = elevation(size - 1)
     elevated = points.new_empty(size, points.shape[1])
     total = torch.zeros_like(points[0])
-    for axis in range(size - 1, 0, -1):  # the columns of E (page 5)
-        scaled = points[axis - 1] * (deviation / math.sqrt(axis * (axis + 1)))
+    for axis in range(size - 1, 0, -1):
+        scaled = points[axis - 1] * float(scale[0, axis - 1])
         elevated[axis] = total - scaled * axis
         total += scaled
     elevated[0] = total
@@ -107,52 +126,56 @@ def barycentric(rank: Tensor, offsets: Tensor) -> Tensor:
     return weights
 
 
-def vertex_keys(origin: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
-    """Vertices packed into one number each.
+class VertexKeys:
+    """Vertices packed into one number each, int32 if that is enough, else int64.
 
-    A vertex ``v`` of d + 1 coordinates, whose sum is 0, is told by the whole numbers ``v_0`` and ``(v_i - v_0) / (d + 1)``
-    with i from 1 to d - 1: digits of a number of mixed radix. So the way to the neighbour along an axis is the same
-    difference of keys for every vertex.
+    A vertex ``v`` of d + 1 coordinates, whose sum is 0, is told by the whole numbers ``v_0`` and
+    ``(v_i - v_0) / (d + 1)`` with i from 1 to d - 1: digits of a number of mixed radix. So the way to the neighbour
+    along an axis is the same difference of keys for every vertex: ``steps``, (d + 1,).
 
     Parameters
     ----------
-    origin, rank
-        Of :func:`enclosing_simplex`.
-
-    Returns
-    -------
-    keys, steps
-        (d + 1, N): the vertex of each remainder; (d + 1,): what leads to the neighbour along each axis. int32 if that
-        is enough, else int64.
+    points
+        (d, N) float32, which the lattice is to enclose.
 
     Raises
     ------
     InputError
         int64 is not enough.
     """
-    size = len(origin)
-    digits = torch.cat([origin[:1], origin[1:-1] - origin[0]])
-    least, most = digits.aminmax(dim=1)
-    # A simplex's other vertices and their neighbours are at most two units away; the first digit counts parts of units.
-    spans = [int(span) + 5 for span in (most - least).tolist()]
-    spans[0] *= size
-    if math.prod(spans) > torch.iinfo(torch.int64).max:
-        raise InputError("the CRF's deviations (alpha, beta, gamma) are too small for this image")
-    dtype = torch.int32 if math.prod(spans) <= torch.iinfo(torch.int32).max else torch.int64
-    first, *strides = [math.prod(spans[axis + 1 :]) for axis in range(size - 1)]
-    key = (digits[0] - (least[0] - 2)).to(dtype) * (size * first)
-    for digit, lowest, stride in zip(digits[1:], least[1:], strides, strict=True):
-        key += (digit - (lowest - 2)).to(dtype) * stride
-    # To a neighbour: -1 along all axes but one, and d along that (page 5). From a vertex to the one of the next
-    # remainder: the way back from a neighbour.
-    differences = [(size - 1) * first - sum(strides), *(stride - first for stride in strides), -first]
-    steps = torch.tensor(differences, dtype=dtype, device=key.device)
-    turns = torch.empty_like(rank, dtype=dtype).scatter_(0, rank, steps[:, None].expand_as(rank))
-    keys = torch.empty_like(turns)
-    keys[0] = key
-    for remainder in range(1, size):
-        torch.sub(keys[remainder - 1], turns[size - remainder], out=keys[remainder])
-    return keys, steps
+
+    def __init__(self, points: Tensor) -> None:
+        size = len(points) + 1
+        digits = elevation(size - 1).to(points.device) / size
+        digits[1:-1] -= digits[0].clone()
+        digits = digits[:-1]
+        least, most = points.aminmax(dim=1)
+        middle, reach = digits @ (least + most) / 2, digits.abs() @ (most - least) / 2
+        # Rounding moves a simplex's origin by a unit or less; its other vertices and their neighbours are two away.
+        self._lowest = (middle - reach).floor() - 3
+        spans = ((middle + reach).ceil() + 4 - self._lowest).long().tolist()
+        spans[0] *= size  # v_0 counts parts of units
+        dtype = torch.int32 if math.prod(spans) <= torch.iinfo(torch.int32).max else torch.int64
+        if math.prod(spans) > torch.iinfo(dtype).max:
+            raise InputError("the CRF's deviations (alpha, beta, gamma) are too small for this image")
+        first, *others = (math.prod(spans[axis + 1 :]) for axis in range(size - 1))
+        # To a neighbour: -1 along all axes but one, and d along that (page 5).
+        steps = [(size - 1) * first - sum(others), *(other - first for other in others), -first]
+        self.steps = torch.tensor(steps, dtype=dtype, device=points.device)
+        self._strides = [size * first, *others]
+
+    def __call__(self, origin: Tensor, rank: Tensor) -> Tensor:
+        """(d + 1, N): the keys of a simplex's vertices, as of :func:`enclosing_simplex`, by remainder."""
+        keys = torch.empty_like(rank, dtype=self.steps.dtype)
+        torch.mul((origin[0] - self._lowest[0]).to(keys.dtype), self._strides[0], out=keys[0])
+        for axis in range(1, len(origin) - 1):
+            digit = origin[axis] - origin[0] - self._lowest[axis]
+            keys[0] += digit.to(keys.dtype).mul_(self._strides[axis])
+        # From a vertex to the one of the next remainder: the way back from a neighbour.
+        turns = torch.empty_like(keys).scatter_(0, rank, self.steps[:, None].expand_as(rank))
+        for remainder in range(1, len(origin)):
+            torch.sub(keys[remainder - 1], turns[-remainder], out=keys[remainder])
+        return keys
 
 
 def neighbours(vertices: Tensor, steps: Tensor) -> list[Tensor]:
@@ -167,7 +190,7 @@ def neighbours(vertices: Tensor, steps: Tensor) -> list[Tensor]:
         after = torch.searchsorted(vertices, wanted)
         found = (vertices[after.clamp(max=count - 1)] == wanted).nonzero()[:, 0]
         table = torch.full((count + 1, 3), count, dtype=torch.int32, device=vertices.device)
-        table[:, 0] = torch.arange(count + 1)
+        table[:, 0] = torch.arange(count + 1, device=vertices.device)
         table[after[found], 1] = found.int()
         table[found, 2] = after[found].int()
         tables.append(table)

@@ -26,7 +26,8 @@ def mean_field(unary: Tensor, filters: list[tuple[float, GaussianFilter]], itera
     iterations
         How many.
     copies
-        (C,) float32: how many labels of equal energies a column stands for, as of :func:`spectralseg.mathematics.crf.infer`.
+        (C,) float32: how many labels of equal energies a column stands for, as of
+        :func:`spectralseg.mathematics.crf.infer`.
 
     Returns
     -------
