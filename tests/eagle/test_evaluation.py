@@ -119,7 +119,6 @@ def test_evaluation(run_script: Callable[..., Path], prepared: list[str], capsys
 
 
 def test_crf_in_processes_changes_nothing(run_script: Callable[..., Path], prepared: list[str]):
-    pytest.importorskip("pydensecrf")
     here = run_script(EVALUATE, *prepared, "save_predictions=true", folder="here")
     there = run_script(EVALUATE, *prepared, "save_predictions=true", "crf_processes=2", folder="there")
     assert results_of(here)["scores"] == results_of(there)["scores"]
@@ -220,7 +219,6 @@ def test_the_other_name_of_the_script(run_script: Callable[..., Path], prepared:
 
 
 def test_prediction_of_the_samples(run_script: Callable[..., Path], tmp_path: Path):
-    pytest.importorskip("pydensecrf")
     path = write_checkpoint(tmp_path / "model.pth")
     chosen = [f"model_path={path}", f"image_dir={SAMPLES / 'images'}", "res=96", "max_side=160", "device=cpu"]
     folder = run_script(DEMO, *chosen)

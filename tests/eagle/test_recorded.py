@@ -1,6 +1,7 @@
 """The parts of EAGLE against the values recorded from the published code."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -143,13 +144,17 @@ def test_featurizer(tmp_path_factory: pytest.TempPathFactory):
     torch.testing.assert_close(means_of_blocks, recorded("featurizer/feat_mean"), rtol=1e-3, atol=1e-4)
 
 
-def test_dense_crf():
+@pytest.mark.parametrize("backend", ["torch", "pydensecrf"])
+def test_dense_crf(backend: str):
+    if backend == "pydensecrf":
+        pytest.importorskip("pydensecrf")
     logits = recorded("dense_crf/logits")
     # Recorded with the image normalised and back, and cut to whole numbers: a quarter of its values are lower by one.
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     back = normalise(to_tensor(_numbers()["dense_crf/image"])) * std + mean
     image = (back.clamp(0, 1) * 255).byte().movedim(0, -1).numpy()
     enlarged = torch.nn.functional.interpolate(logits[None], image.shape[:2], mode="bilinear", align_corners=False)[0]
-    probabilities = refine_probabilities(image, torch.log_softmax(enlarged, dim=0).numpy(), EAGLE_CRF)
+    crf = replace(EAGLE_CRF, crf_backend=backend)
+    probabilities = refine_probabilities(image, torch.log_softmax(enlarged, dim=0).numpy(), crf)
     assert (probabilities.argmax(axis=0) == _numbers()["dense_crf/labels"]).mean() >= 0.999
     np.testing.assert_allclose(probabilities[0], _numbers()["dense_crf/probs_class0"], rtol=1e-2, atol=1e-3)

@@ -102,14 +102,14 @@ def test_other_arguments_in_a_filled_folder(tmp_path: Path):
     assert set(np.unique(np.array(Image.open(patches)))) == {0, 255}
 
 
-def test_without_pydensecrf_it_goes_on_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_without_pydensecrf_torch_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
     run(SAMPLES / "images", tmp_path)
-    assert "going on without the CRF" in capsys.readouterr().err
-    assert len(list((tmp_path / "masks").glob("*.png"))) == 4
-    assert not (tmp_path / "single_region_segmentation" / "crf").exists()
+    sharp = tmp_path / "single_region_segmentation" / "crf"
+    assert len(list(sharp.glob("*.png"))) == 4
+    assert json.loads((sharp / "stage.json").read_text())["arguments"]["crf_backend"] == "torch"
+    with pytest.raises(SystemExit, match="there is no pydensecrf here"):
+        run(SAMPLES / "images", tmp_path, "--crf_backend", "pydensecrf")
 
 
 def test_names_that_would_collide(tmp_path: Path):

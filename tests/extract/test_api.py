@@ -33,7 +33,6 @@ def test_equals_the_stages(tmp_path):
 
 
 def test_crf_and_colour():
-    pytest.importorskip("pydensecrf")
     image = Image.open(SAMPLES / "images" / "chelsea.jpg")
     result = Segmenter("lab_hog")(image, color_lambda=10.0, crf=True)
     assert result.mask.shape == result.segments.shape == (300, 451)

@@ -58,7 +58,6 @@ def test_mask_is_eigenvector_one_above_the_threshold(stages: Path, tmp_path: Pat
 
 
 def test_binary_masks_are_grey_with_0_and_255_and_every_command_takes_them(stages: Path, tmp_path: Path):
-    pytest.importorskip("pydensecrf")
     images = ("--images_list", SAMPLES / "images.txt", "--images_root", SAMPLES / "images")
     single, crf = "extract_single_region_segmentations", "extract_crf_segmentations"
     for kind in ("palette", "binary"):
@@ -184,7 +183,6 @@ def test_from_segments_to_semantic_maps(stages: Path, tmp_path: Path):
 
 
 def test_crf_takes_masks_of_0_and_255_and_names_missing_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    pytest.importorskip("pydensecrf")
     mask = np.zeros((18, 28))
     mask[5:12, 8:20] = 1
     for factor in (1, 255):
@@ -200,6 +198,24 @@ def test_crf_takes_masks_of_0_and_255_and_names_missing_ones(tmp_path: Path, cap
     out = ("--segmentations_dir", tmp_path / "masks1", "--output_dir", tmp_path / "crf3")
     text = refused_here(capsys, *command, "--images_list", tmp_path / "two.txt", *out)
     assert f"coffee failed: no such label map: {tmp_path / 'masks1' / 'coffee.png'}" in text
+
+
+def test_crf_backends_are_not_mixed_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("pydensecrf")
+    labels_file(tmp_path / "masks", "chelsea", np.arange(18 * 28).reshape(18, 28) % 28 > 12)
+    (tmp_path / "list.txt").write_text("chelsea.jpg\n")
+    listed = ("--images_list", tmp_path / "list.txt", "--images_root", SAMPLES / "images", "--num_classes", 2)
+    folders = ("--segmentations_dir", tmp_path / "masks", "--output_dir", tmp_path / "crf")
+    command = ("extract_crf_segmentations", *listed, *folders, "--crf_backend")
+    run_here(*command, "auto")
+    description = json.loads((tmp_path / "crf" / "stage.json").read_text())
+    assert description["arguments"].pop("crf_backend") == "pydensecrf"
+    assert "crf_backend=pydensecrf instead of torch" in refused_here(capsys, *command, "torch")
+    (tmp_path / "crf" / "stage.json").write_text(json.dumps(description))  # of a folder older than the flag
+    assert "crf_backend=pydensecrf instead of torch" in refused_here(capsys, *command, "torch")
+    run_here(*command, "pydensecrf")
+    assert "already there" in capsys.readouterr().err
+    assert "no crf_backend 'numpy'; known are auto, torch" in refused_here(capsys, *command, "numpy")
 
 
 def test_small_and_single_segment_images(tmp_path: Path):

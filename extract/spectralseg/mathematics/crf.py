@@ -32,10 +32,10 @@ class CrfSettings(Settings):
     """
 
     w1: float = 10
-    alpha: float = 80
-    beta: float = 13
+    alpha: float = setting(80, above=0)
+    beta: float = setting(13, above=0)
     w2: float = 3
-    gamma: float = 3
+    gamma: float = setting(3, above=0)
     it: int = setting(5, least=1)
     crf_backend: str = setting("auto", choices=BACKENDS)
 

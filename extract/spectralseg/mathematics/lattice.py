@@ -51,7 +51,7 @@ class GaussianFilter:
         # The last vertex has no points: it is the zero that a missing neighbour stands for.
         self._starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
         self._neighbours = neighbours(vertices, packed.steps)
-        # section 3.2: convolve with (1/2, 1, 1/2) along an axis
+        # along an axis: a vertex, and half of those before and after it
         self._blur = weights.new_tensor([1, 0.5, 0.5]).repeat(len(vertices) + 1, 1)
         self._slice = weights / (1 + 2.0 ** (1 - size))  # what the blur adds to a constant
         self._splat = weights.view(-1).index_select(0, order)
@@ -80,7 +80,7 @@ def elevation(dimensions: int) -> Tensor:
 
 
 def enclosing_simplex(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The simplex around each point (section 3.1).
+    """The simplex around each point.
 
     Parameters
     ----------
@@ -105,20 +105,20 @@ def enclosing_simplex(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     elevated[0] = total
     origin = (elevated * (1 / size)).round_()
     offsets = elevated - origin * size
-    # Places from all pairs: faster than to sort. Of equal ones the later coordinate comes first.
+    # Places from all pairs: faster than to sort. Of equal ones the first comes first.
     rank = origin.sum(0).to(torch.int8).repeat(size, 1)
     for axis in range(size - 1):
         smaller = offsets[axis] < offsets[axis + 1 :]
         rank[axis] += smaller.sum(0, dtype=torch.int8)
         rank[axis + 1 :] += ~smaller
-    # Where the rounded coordinates do not add up to 0, those with the largest error move by one unit (page 6).
+    # Where the rounded coordinates do not add up to 0, those with the largest error move by one unit.
     turn = (rank < 0).to(torch.int8) - (rank >= size).to(torch.int8)
     origin += turn
     return origin, rank.add_(turn, alpha=size).long(), elevated.sub_(origin, alpha=size)
 
 
 def barycentric(rank: Tensor, offsets: Tensor) -> Tensor:
-    """(d + 1, N) float32: the weight of the simplex's vertex of each remainder (proposition 4.2 of the paper)."""
+    """(d + 1, N) float32: the weight of the simplex's vertex of each remainder (page 10)."""
     by_rank = torch.empty_like(offsets).scatter_(0, rank, offsets).div_(len(offsets))
     weights = by_rank.flip(0)
     weights[1:] -= by_rank.flip(0)[:-1]
@@ -153,13 +153,14 @@ class VertexKeys:
         middle, reach = digits @ (least + most) / 2, digits.abs() @ (most - least) / 2
         # Rounding moves a simplex's origin by a unit or less; its other vertices and their neighbours are two away.
         self._lowest = (middle - reach).floor() - 3
-        spans = ((middle + reach).ceil() + 4 - self._lowest).long().tolist()
+        spans = ((middle + reach).ceil() + 4 - self._lowest).double().tolist()
         spans[0] *= size  # v_0 counts parts of units
-        dtype = torch.int32 if math.prod(spans) <= torch.iinfo(torch.int32).max else torch.int64
-        if math.prod(spans) > torch.iinfo(dtype).max:
+        if not math.prod(spans) < torch.iinfo(torch.int64).max:  # nor NaN
             raise InputError("the CRF's deviations (alpha, beta, gamma) are too small for this image")
+        spans = [int(span) for span in spans]
+        dtype = torch.int32 if math.prod(spans) <= torch.iinfo(torch.int32).max else torch.int64
         first, *others = (math.prod(spans[axis + 1 :]) for axis in range(size - 1))
-        # To a neighbour: -1 along all axes but one, and d along that (page 5).
+        # To a neighbour: -1 along all axes but one, and d along that.
         steps = [(size - 1) * first - sum(others), *(other - first for other in others), -first]
         self.steps = torch.tensor(steps, dtype=dtype, device=points.device)
         self._strides = [size * first, *others]
