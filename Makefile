@@ -54,11 +54,11 @@ define CHECK_PYTHON
 	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "set-up: $(PYTHON) has no venv module (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 endef
 
-# The dense CRF is compiled; where that cannot be, everything else works without it.
+# pydensecrf is compiled; where that cannot be, torch takes its place.
 define INSTALL_CRF
 	$(PIP) install -e '.[crf]' $(CONSTRAINTS) >$(VENV)/crf.log 2>&1 \
 	    && $(PY) -c 'import pydensecrf.densecrf' 2>/dev/null \
-	    || echo "set-up: no dense CRF here (pydensecrf2 needs Python below 3.13, a C++ compiler and Python.h; see $(VENV)/crf.log): going on without it" >&2
+	    || echo "set-up: no pydensecrf here (it needs Python below 3.13, a C++ compiler and Python.h; see $(VENV)/crf.log): the dense CRF works by torch" >&2
 endef
 
 # $(1): what pip is to install. Stopped by a signal, the mark stays; when pip itself gives up, the environment is as it was.

@@ -57,7 +57,7 @@ def run_installed(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_requirements_say_the_same():
     lines = [line for line in (PROJECT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
-    assert lines == [*PACKAGE["dependencies"], *PACKAGE["optional-dependencies"]["crf"], "-e ."]
+    assert lines == [*PACKAGE["dependencies"], "-e ."]
 
 
 def test_every_console_command_is_there(run_installed, installed: Path):
