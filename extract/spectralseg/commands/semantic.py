@@ -11,6 +11,7 @@ from spectralseg.files.label_maps import MASK_FORMATS, load_labels, save_labels,
 from spectralseg.files.storage import field, list_ids, load_list
 from spectralseg.mathematics.clusters import semantic_map
 from spectralseg.mathematics.crf import CrfSettings, dense_crf
+from spectralseg.running.devices import keep_freed_memory
 from spectralseg.running.stage import Stage, describe_file, provenance
 from spectralseg.settings import check_range
 
@@ -70,6 +71,7 @@ def extract_crf_segmentations(
     arguments["mask_format"] = mask_format
     arguments["segmentations"] = provenance(segmentations_dir)
     stage = Stage("extract_crf_segmentations", output_dir, ".png", arguments, overwrite)
+    keep_freed_memory()
     paths = {image_id: Path(images_root) / name for image_id, name in files.items()}
     work = functools.partial(
         _sharpen, paths, Path(segmentations_dir), stage.folder, num_classes, downsample_factor, mask_format, settings

@@ -212,7 +212,10 @@ def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
 def _initialize() -> None:
     import torch
 
+    from spectralseg.running.devices import keep_freed_memory
+
     torch.set_num_threads(1)
+    keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
