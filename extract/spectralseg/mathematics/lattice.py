@@ -12,14 +12,16 @@ from torch.nn.functional import embedding_bag
 
 from spectralseg.errors import InputError
 
-CHUNK = 2**15  # points whose simplices are found at a time: as many as stay in a CPU's cache
+CHUNK = 2**16  # points at a time: few enough for a CPU's cache
 
 
 class GaussianFilter:
     """Weighted means over points: ``D^-1/2 K D^-1/2`` with ``K_ij = exp(-|f_i - f_j|^2 / 2)``, ``D`` its row sums.
 
     ``K`` is approximated as ``slice . blur . splat``: values are spread to the vertices of the simplex around each
-    point, blurred along each axis of the lattice, and read back with the same weights.
+    point, blurred along each axis of the lattice, and read back with the same weights. All three are products with
+    sparse matrices, whose rows are lists of indices. Points are taken in chunks: what each adds to its own vertices is
+    added up, then all chunks' shares of each vertex.
 
     Parameters
     ----------
@@ -34,37 +36,58 @@ class GaussianFilter:
     """
 
     def __init__(self, points: Tensor) -> None:
-        size, count = len(points) + 1, points.shape[1]  # axes of the lattice, and vertices of a simplex
+        size = len(points) + 1  # axes of the lattice, and vertices of a simplex
         packed = VertexKeys(points)
-        keys = torch.empty((count, size), dtype=packed.steps.dtype, device=points.device)
-        weights = points.new_empty((count, size))
-        for part in range(0, count, CHUNK):
-            origin, rank, offsets = enclosing_simplex(points[:, part : part + CHUNK])
-            keys[part : part + CHUNK] = packed(origin, rank).T
-            weights[part : part + CHUNK] = barycentric(rank, offsets).T
-        # One sort brings equal vertices together: it numbers them, and lists the points at each, which are the rows of
-        # the sparse matrix that splats.
-        keys, order = keys.view(-1).sort(stable=True)
-        vertices, number, counts = torch.unique_consecutive(keys, return_inverse=True, return_counts=True)
-        self._corners = torch.empty_like(order, dtype=torch.int32).scatter_(0, order, number.int()).view(-1, size)
-        self._points = order.int().div_(size, rounding_mode="floor")
-        # The last vertex has no points: it is the zero that a missing neighbour stands for.
-        self._starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+        parts: list[tuple[Tensor, ...]] = []
+        known = 0
+        for start in range(0, points.shape[1], CHUNK):
+            origin, rank, offsets = enclosing_simplex(points[:, start : start + CHUNK])
+            weights = barycentric(rank, offsets).T.reshape(-1)
+            keys, number, order, counts = group(packed(origin, rank).T.reshape(-1))
+            rows = order.div(size, rounding_mode="floor") + start
+            parts.append((keys, number + known, counts, rows, weights.index_select(0, order), weights))
+            known += len(keys)
+        keys, corners, counts, self._points, self._splat, weights = map(torch.cat, zip(*parts, strict=True))
+        del parts
+        self._starts = starts(counts)
+        vertices, number, self._shares, counts = group(keys)
+        self._share_starts = starts(counts)
+        self._corners = number.index_select(0, corners).view(-1, size)
         self._neighbours = neighbours(vertices, packed.steps)
         # along an axis: a vertex, and half of those before and after it
         self._blur = weights.new_tensor([1, 0.5, 0.5]).repeat(len(vertices) + 1, 1)
-        self._slice = weights / (1 + 2.0 ** (1 - size))  # what the blur adds to a constant
-        self._splat = weights.view(-1).index_select(0, order)
+        self._slice = weights.view(-1, size).div_(1 + 2.0 ** (1 - size))  # what the blur adds to a constant
         root = self(torch.ones_like(points[:1].T)).rsqrt()  # D^-1/2
         self._slice *= root
         self._splat *= root.view(-1).index_select(0, self._points)
 
     def __call__(self, values: Tensor) -> Tensor:
         """Filter (N, C) float32 values; returns the same shape."""
-        vertices = embedding_bag(self._points, values, self._starts, mode="sum", per_sample_weights=self._splat)
+        shares = embedding_bag(self._points, values, self._starts, mode="sum", per_sample_weights=self._splat)
+        vertices = embedding_bag(self._shares, shares, self._share_starts, mode="sum")
+        del shares
         for table in self._neighbours:
             vertices = embedding_bag(table, vertices, mode="sum", per_sample_weights=self._blur)
         return embedding_bag(self._corners, vertices, mode="sum", per_sample_weights=self._slice)
+
+
+def group(keys: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Bring equal keys (K,) together.
+
+    Returns
+    -------
+    distinct, number, order, counts
+        The distinct keys, ascending; which of them each key is; what sorts the keys; how often each occurs. All but the
+        first are int32.
+    """
+    ordered, order = keys.sort(stable=True)
+    distinct, number, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
+    return distinct, torch.empty_like(number.int()).scatter_(0, order, number.int()), order.int(), counts.int()
+
+
+def starts(counts: Tensor) -> Tensor:
+    """(K + 1,) int32: where rows of these lengths start; after the last, an empty one, whose sum is zero."""
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0, dtype=torch.int32)])
 
 
 def elevation(dimensions: int) -> Tensor:
