@@ -16,8 +16,8 @@ from spectralseg.mathematics.meanfield import bilateral_filter, mean_field, posi
 from spectralseg.settings import Settings, setting
 
 BACKENDS = ("auto", "torch", "pydensecrf")
-# Bytes that inference needs for a pixel, and for a pixel and class: the most that was measured, with EAGLE's parameters on
-# a noisy image of 3 megapixels.
+# Bytes that inference needs for a pixel, and for a pixel and class: the most that was measured, with EAGLE's parameters
+# on a noisy image of 3 megapixels.
 MEMORY = {"torch": (700, 28), "pydensecrf": (350, 35)}
 
 CERTAINTY = 0.99  # probability of the given label in the unary term; the others have 0.01
