@@ -194,7 +194,7 @@ def _by_torch(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copie
     positions = position_filter(height, width, settings.gamma, pixels.device)
     filters = [(settings.w2, positions), (settings.w1, bilateral_filter(pixels, settings.alpha, settings.beta))]
     energies = torch.from_numpy(unary).T.contiguous()
-    return mean_field(energies, filters, settings.it, torch.from_numpy(copies)).T.numpy()
+    return mean_field(energies, filters, settings.it, torch.from_numpy(copies)).T.contiguous().numpy()
 
 
 def _by_pydensecrf(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: np.ndarray) -> np.ndarray:
