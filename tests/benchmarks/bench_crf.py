@@ -29,6 +29,7 @@ from spectralseg.errors import InputError
 from spectralseg.files.images import find_image, load_image
 from spectralseg.files.label_maps import load_labels, upscale_labels
 from spectralseg.files.storage import list_ids
+from spectralseg.mathematics import crf
 from spectralseg.mathematics.crf import CERTAINTY, EAGLE_CRF, CrfSettings, dense_crf, infer, refine_probabilities
 from spectralseg.running.devices import keep_freed_memory
 
@@ -44,8 +45,8 @@ def of_labels(image: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[s
     unary = np.full((num_classes, labels.size), -np.log(1 - CERTAINTY), dtype=np.float32)
     unary[labels.ravel(), np.arange(labels.size)] = -np.log(CERTAINTY)
     return {
-        "absent as one": lambda crf: dense_crf(image, labels, num_classes, crf),
-        "each class": lambda crf: infer(image, unary, crf).reshape(num_classes, *labels.shape),
+        "absent as one": lambda settings: dense_crf(image, labels, num_classes, settings),
+        "each class": lambda settings: infer(image, unary, settings).reshape(num_classes, *labels.shape),
     }
 
 
@@ -56,15 +57,15 @@ def soft(image: np.ndarray, number: int) -> dict[str, Inference]:
     logits = torch.nn.functional.interpolate(logits, (height, width), mode="bilinear")
     log_probabilities = torch.log_softmax(logits, dim=1)[0].numpy()
 
-    def eagle(crf: CrfSettings) -> np.ndarray:
-        return refine_probabilities(image, log_probabilities, replace(EAGLE_CRF, crf_backend=crf.crf_backend))
+    def eagle(settings: CrfSettings) -> np.ndarray:
+        return refine_probabilities(image, log_probabilities, replace(EAGLE_CRF, crf_backend=settings.crf_backend))
 
     return {"soft": eagle}
 
 
 def compare(inputs: Iterator[dict[str, Inference]], threads: int) -> Iterator[str]:
     """A row for each kind of inference."""
-    torch.set_num_threads(threads)
+    crf.THREADS = threads
     seconds: dict[str, dict[str, list[float]]] = {}
     different: dict[str, int] = {}
     furthest: dict[str, float] = {}

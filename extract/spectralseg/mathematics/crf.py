@@ -20,6 +20,9 @@ BACKENDS = ("auto", "torch", "pydensecrf")
 # on a noisy image of 3 megapixels.
 MEMORY = {"torch": (700, 28), "pydensecrf": (350, 35)}
 
+# Of torch. Two are a third faster on idle cores, but many times slower where other processes take the cores: threads wait
+# for each other after every step. Images side by side in processes use the cores as well.
+THREADS = 1
 CERTAINTY = 0.99  # probability of the given label in the unary term; the others have 0.01
 
 
@@ -191,10 +194,15 @@ def infer(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: n
 def _by_torch(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: np.ndarray) -> np.ndarray:
     pixels = torch.from_numpy(image)
     height, width, _ = image.shape
-    positions = position_filter(height, width, settings.gamma, pixels.device)
-    filters = [(settings.w2, positions), (settings.w1, bilateral_filter(pixels, settings.alpha, settings.beta))]
-    energies = torch.from_numpy(unary).T.contiguous()
-    return mean_field(energies, filters, settings.it, torch.from_numpy(copies)).T.contiguous().numpy()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        positions = position_filter(height, width, settings.gamma, pixels.device)
+        filters = [(settings.w2, positions), (settings.w1, bilateral_filter(pixels, settings.alpha, settings.beta))]
+        energies = torch.from_numpy(unary).T.contiguous()
+        return mean_field(energies, filters, settings.it, torch.from_numpy(copies)).T.contiguous().numpy()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _by_pydensecrf(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: np.ndarray) -> np.ndarray:
