@@ -20,8 +20,8 @@ BACKENDS = ("auto", "torch", "pydensecrf")
 # on a noisy image of 3 megapixels.
 MEMORY = {"torch": (700, 28), "pydensecrf": (350, 35)}
 
-# Of torch. Two are a third faster on idle cores, but many times slower where other processes take the cores: threads wait
-# for each other after every step. Images side by side in processes use the cores as well.
+# Of torch. Two are a third faster on idle cores, but many times slower where other processes take the cores: threads
+# wait for each other after every step. Images side by side in processes use the cores as well.
 THREADS = 1
 CERTAINTY = 0.99  # probability of the given label in the unary term; the others have 0.01
 
