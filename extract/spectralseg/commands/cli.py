@@ -448,8 +448,8 @@ def extract_crf_segmentations(
         w2: Weight of the Gaussian term.
         gamma: Its spatial deviation in pixels.
         it: Iterations of inference.
-        crf_backend: torch, or pydensecrf, which has to be installed; auto is pydensecrf where it is, else torch. Below a
-            megapixel torch is faster. Of a million labels less than ten differ.
+        crf_backend: torch, or pydensecrf, which has to be installed; auto is pydensecrf where it is, else torch. torch
+            is faster up to a megapixel. Of a million labels less than ten differ.
         overwrite: Redo maps that exist.
     """
     from spectralseg.commands import semantic
