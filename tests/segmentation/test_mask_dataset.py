@@ -97,34 +97,29 @@ def test_predictions_of_all_kinds(tmp_path: Path):
 
 
 def test_predictions_that_are_no_masks(tmp_path: Path):
-    path = save(tmp_path / "labels.png", np.uint8([[0, 1, 2]]))
-    with pytest.raises(InputError, match=r"labels.png holds the values 0, 1, 2: a mask has"):
-        read_prediction(path, (1, 3), None)
-    path = save(tmp_path / "mixed.png", np.uint8([[0, 1, 255]]))
-    with pytest.raises(InputError, match="mixed.png"):
-        read_prediction(path, (1, 3), None)
-    path = save(tmp_path / "colour.png", np.zeros((2, 2, 3), np.uint8))
-    with pytest.raises(InputError, match="colour.png is a picture"):
-        read_prediction(path, (2, 2), None)
+    for pixels, message in (
+        (np.uint8([[0, 1, 2]]), "holds the values 0, 1, 2: a mask has"),
+        (np.uint8([[0, 1, 255]]), "holds the values 0, 1, 255: a mask has"),
+        (np.zeros((2, 2, 3), np.uint8), "is a picture"),
+    ):
+        with pytest.raises(InputError, match=f"a.png {message}"):
+            read_prediction(save(tmp_path / "a.png", pixels), pixels.shape[:2], None)
     (tmp_path / "broken.png").write_text("no picture")
     for read_file in (read_prediction, read_soft):
         with pytest.raises(InputError, match="broken.png cannot be read"):
             read_file(tmp_path / "broken.png", (2, 2), None)
 
 
-@pytest.mark.parametrize(
-    ("enlarge", "expected"),
-    [
+def test_predictions_at_patches_by_hand(tmp_path: Path):
+    """5 x 7 pixels in patches of 2: a grid of 2 x 3; the last row and column belong to no patch."""
+    path = save(tmp_path / "a.png", np.uint8([[1, 0, 0], [0, 0, 1]]))
+    for enlarge, expected in (
         ("patches", ["##.....", "##.....", "....##.", "....###", ".....##"]),
         # over 5 x 7 pixels ###...., three times, then .....##, twice; of it rows 0, 1, 2, 3 and columns 0 to 5 are kept
         ("released", ["###....", "###....", "###....", ".....##", ".....##"]),
-    ],
-)
-def test_predictions_at_patches_by_hand(tmp_path: Path, enlarge: str, expected: list[str]):
-    # 5 x 7 pixels in patches of 2: a grid of 2 x 3; the last row and column belong to no patch
-    path = save(tmp_path / "a.png", np.uint8([[1, 0, 0], [0, 0, 1]]))
-    prediction = read_prediction(path, (5, 7), 2, enlarge)
-    assert ["".join("#" if cell else "." for cell in row) for row in prediction] == expected
+    ):
+        prediction = read_prediction(path, (5, 7), 2, enlarge)
+        assert ["".join("#" if cell else "." for cell in row) for row in prediction] == expected
 
 
 def test_released_knows_only_the_square_of_the_truth(tmp_path: Path):
@@ -148,22 +143,19 @@ def test_predictions_at_a_finer_grid_or_at_pixels(tmp_path: Path):
         np.testing.assert_array_equal(prediction, upscale_labels(labels, 37, 50, 16) > 0)
 
 
-@pytest.mark.parametrize(
-    ("shape", "downsample", "message"),
-    [
+def test_predictions_of_another_size(tmp_path: Path):
+    for shape, downsample, message in (
         ((36, 50), None, "has 50x36 pixels, but its true mask has 50x37; for predictions at patches set"),
         ((2, 3), None, "has 3x2 pixels"),
         ((36, 50), 16, "which are 3x2 patches of 16 pixels"),
         ((3, 2), 16, "has 2x3 pixels"),
         ((4, 3), 16, "has 3x4 pixels"),
         ((1, 1), 64, "which are 0x0 patches of 64 pixels"),
-    ],
-)
-def test_predictions_of_another_size(tmp_path: Path, shape: tuple[int, int], downsample: int | None, message: str):
-    path = save(tmp_path / "a.png", np.zeros(shape, np.uint8))
-    for read_file in (read_prediction, read_soft):
-        with pytest.raises(InputError, match=f"a.png.*{message}"):
-            read_file(path, (37, 50), downsample)
+    ):
+        path = save(tmp_path / "a.png", np.zeros(shape, np.uint8))
+        for read_file in (read_prediction, read_soft):
+            with pytest.raises(InputError, match=f"a.png.*{message}"):
+                read_file(path, (37, 50), downsample)
 
 
 def test_soft_maps(tmp_path: Path):
