@@ -1,6 +1,7 @@
 """Run scripts as users do, extract.py on pictures that are small, and check what they say."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -81,11 +82,21 @@ def run_here(*arguments: object) -> None:
 
 
 def refused_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Run a command of extract.py that must fail with status 1; all that it says."""
+    """Run a command of extract.py that must fail with status 1; all that it says, its error as the last line."""
     with pytest.raises(SystemExit) as stop:
         run_here(*arguments)
-    assert stop.value.code not in (None, 0)
-    return capsys.readouterr().err + str(stop.value.code)
+    error = stop.value.code
+    assert isinstance(error, str)
+    assert error.startswith("error: ")
+    assert "\n" not in error
+    said = capsys.readouterr().err.replace("\r", "\n")
+    assert "Traceback" not in said
+    return said + error
+
+
+def reported(said: str, command: str) -> dict[str, str]:
+    """id -> why it failed, from what a command said."""
+    return dict(re.findall(rf"{command}: (\S+) failed: (.*)", said))
 
 
 def extracted(images: Path, folder: Path, *flags: object, eigs: str = "eigs") -> Path:

@@ -8,12 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from running import Trap
+from running import Trap, refused_here, reported, run_here
 from spectralseg.commands import eigs
-from spectralseg.commands.cli import extract_eigs
 from spectralseg.mathematics.affinity import colour_grid, knn_affinity, rw_affinity
 from spectralseg.mathematics.eigen import TOLERANCE, spectral_eigenvectors
-from spectralseg.running.fire_app import main
 
 HEIGHT, WIDTH, PATCH = 197, 263, 16  # 12 x 16 patches, enough for the iteration with K = 5
 ROWS, COLUMNS = 12, 16
@@ -41,20 +39,14 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *more: object, **changes: object) -> dict[str, dict]:
+def command(folder: Path, **changes: object) -> list[object]:
     flags = {"images_root": folder / "images", "features_dir": folder / "features", "output_dir": folder / "eigs"}
-    flags |= {"K": 5} | changes
-    arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-    main([extract_eigs], ["extract_eigs", *arguments, *map(str, more)])
-    return {path.stem: torch.load(path, weights_only=True) for path in Path(flags["output_dir"]).glob("*.pth")}
+    return ["extract_eigs", *(f"--{name}={value}" for name, value in (flags | {"K": 5} | changes).items())]
 
 
-def refused(folder: Path, *more: object, **changes: object) -> str:
-    with pytest.raises(SystemExit) as stop:
-        run(folder, *more, **changes)
-    assert isinstance(stop.value.code, str)
-    assert stop.value.code.startswith("error: ")
-    return stop.value.code
+def run(folder: Path, output_dir: str = "eigs", **changes: object) -> dict[str, dict]:
+    run_here(*command(folder, output_dir=folder / output_dir, **changes))
+    return {path.stem: torch.load(path, weights_only=True) for path in (folder / output_dir).glob("*.pth")}
 
 
 def check(record: dict, expected: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -85,7 +77,7 @@ def test_flags_reach_the_mathematics(folder):
         ("fine", {"image_downsample_factor": 8}, {"grid": (12, 16), "resize_to": (24, 32)}),
         ("coarse", {"image_downsample_factor": 24}, {"grid": (12, 16), "resize_to": (8, 10)}),
     ):
-        record = run(folder, output_dir=folder / name, **flags)["image1"]
+        record = run(folder, output_dir=name, **flags)["image1"]
         same = {key: value for key, value in flags.items() if key != "image_downsample_factor"}
         check(record, spectral_eigenvectors(features_of(1)[0], 5, **same, **options))
         assert tuple(record["grid"]) == options.get("resize_to", (ROWS, COLUMNS))
@@ -109,13 +101,14 @@ def test_colours_of_the_image(which, affinity, factor, folder):
         features_of(0)[0], 5, colour=affinity(colours), colour_lambda=3, grid=(ROWS, COLUMNS), resize_to=resize_to
     )
     check(record, expected)
-    assert (expected[0] - run(folder, output_dir=folder / "grey")["image0"]["eigenvalues"]).abs().max() > 1e-3
+    assert (expected[0] - run(folder, output_dir="grey")["image0"]["eigenvalues"]).abs().max() > 1e-3
 
 
-def test_images_are_not_needed_without_colour(folder):
+def test_images_are_not_needed_without_colour(folder, capsys):
     assert run(folder, images_root=folder / "absent").keys() == {"image0", "image1"}
-    message = refused(folder, images_root=folder / "absent", output_dir=folder / "colour", image_color_lambda=1)
-    assert message == f"error: no such images_root: {folder / 'absent'}"
+    flags = {"images_root": folder / "absent", "output_dir": folder / "colour", "image_color_lambda": 1}
+    said = refused_here(capsys, *command(folder, **flags))
+    assert said.endswith(f"error: no such images_root: {folder / 'absent'}")
 
 
 def test_files_of_the_published_code(folder):
@@ -123,7 +116,7 @@ def test_files_of_the_published_code(folder):
     ours = run(folder, image_color_lambda=3)["image0"]
     published = record_of(0, indices=torch.tensor([0]), shape=torch.Size((1, 3, HEIGHT, WIDTH)), file=["image0.png"])
     torch.save(published | {"id": ["image0"]}, folder / "features" / "image0.pth")
-    theirs = run(folder, image_color_lambda=3, output_dir=folder / "theirs")["image0"]
+    theirs = run(folder, image_color_lambda=3, output_dir="theirs")["image0"]
     check(theirs, (ours["eigenvalues"], ours["eigenvectors"]))
     for name in ("id", "file", "shape", "grid", "step"):
         assert theirs[name] == ours[name]
@@ -133,7 +126,7 @@ def test_files_of_the_published_code(folder):
 def test_workers_give_what_one_process_gives(folder):
     """By the iteration, and with the same signs."""
     flags = {"image_color_lambda": 3}
-    here, workers = (run(folder, multiprocessing=n, output_dir=folder / f"eigs{n}", **flags) for n in (0, 2))
+    here, workers = (run(folder, multiprocessing=n, output_dir=f"eigs{n}", **flags) for n in (0, 2))
     assert here.keys() == workers.keys()
     for name, record in here.items():
         check(workers[name], (record["eigenvalues"], record["eigenvectors"]))
@@ -162,55 +155,52 @@ def test_workers_give_what_one_process_gives(folder):
         ({"device": "cuda:99"}, "no device 'cuda:99' here: "),
     ],
 )
-def test_refused_before_any_work(flags, message, folder):
-    assert message in refused(folder, **flags)
+def test_refused_before_any_work(flags, message, folder, capsys):
+    assert message in refused_here(capsys, *command(folder, **flags))
     assert not (folder / "eigs").exists()
 
 
-def test_eigenvectors_need_a_folder_of_their_own(folder):
+def test_eigenvectors_need_a_folder_of_their_own(folder, capsys):
     before = sorted(os.listdir(folder / "features"))
-    message = refused(folder, output_dir=folder / "images" / ".." / "features")
-    assert "features_dir and output_dir are both" in message
+    flags = {"output_dir": folder / "images" / ".." / "features"}
+    assert "features_dir and output_dir are both" in refused_here(capsys, *command(folder, **flags))
     assert sorted(os.listdir(folder / "features")) == before
 
 
-def reported(folder: Path, capsys: pytest.CaptureFixture[str], **flags: object) -> str:
+def reason(folder: Path, capsys: pytest.CaptureFixture[str], **flags: object) -> str:
     """Why image1 failed."""
-    assert refused(folder, **flags).endswith("images failed in extract_eigs: see the lines above")
-    _, found, reason = capsys.readouterr().err.partition("image1 failed: ")
-    assert found
-    return reason.splitlines()[0]
+    return reported(refused_here(capsys, *command(folder, **flags)), "extract_eigs")["image1"]
 
 
 @pytest.mark.parametrize("name", ["v", "k_block_-2", "file", "indices"])
 def test_features_that_are_not_in_the_file(name, folder, capsys):
-    assert f"image1.pth has no features '{name}'" in reported(folder, capsys, which_features=name)
+    assert f"image1.pth has no features '{name}'" in reason(folder, capsys, which_features=name)
 
 
 def test_features_that_are_not_one_row_per_patch(folder, capsys):
     for wrong in (features_of(0)[0], features_of(0)[:, :-1], torch.ones(2, ROWS * COLUMNS, 3), torch.ones(())):
         torch.save(record_of(1, k=wrong), folder / "features" / "image1.pth")
-        reason = reported(folder, capsys)
-        assert f"features of shape {tuple(wrong.shape)} do not fit 12x16 patches of an image of 263x197" in reason
+        expected = f"features of shape {tuple(wrong.shape)} do not fit 12x16 patches of an image of 263x197"
+        assert expected in reason(folder, capsys)
 
 
 def test_a_features_file_cannot_execute_anything(folder, capsys):
     torch.save(record_of(1, model_name=Trap(folder / "trap")), folder / "features" / "image1.pth")
-    assert "image1.pth cannot be read (UnpicklingError)" in reported(folder, capsys)
+    assert "image1.pth cannot be read (UnpicklingError)" in reason(folder, capsys)
     assert not (folder / "trap").exists()
 
 
 def test_factors_that_leave_too_little(folder, capsys):
-    assert "=193 leaves nothing of 256x192 pixels" in reported(folder, capsys, image_downsample_factor=193)
-    reason = reported(folder, capsys, image_downsample_factor=96, output_dir=folder / "few")
-    assert reason == "K=5 eigenvectors of 4 patches with 9 features: ask for 1 to 4"
-    for record in run(folder, image_downsample_factor=96, output_dir=folder / "four", K=4).values():
+    assert "=193 leaves nothing of 256x192 pixels" in reason(folder, capsys, image_downsample_factor=193)
+    few = reason(folder, capsys, image_downsample_factor=96, output_dir=folder / "few")
+    assert few == "K=5 eigenvectors of 4 patches with 9 features: ask for 1 to 4"
+    for record in run(folder, image_downsample_factor=96, output_dir="four", K=4).values():
         assert record["eigenvectors"].shape == (4, 4)
 
 
 def test_a_graph_beyond_the_memory(folder, capsys, monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("memory", (), {"available": 4 * 192**2 * 4 - 1}))
-    assert reported(folder, capsys).startswith("192 patches need about 0 GB for their affinities")
+    assert reason(folder, capsys).startswith("192 patches need about 0 GB for their affinities")
 
 
 def test_on_a_gpu_images_of_one_size_are_solved_together(folder, capsys, monkeypatch):
@@ -220,10 +210,8 @@ def test_on_a_gpu_images_of_one_size_are_solved_together(folder, capsys, monkeyp
     for seed in (5, 6):
         small = record_of(seed, k=features_of(seed)[:, :176], shape=(1, 3, 11 * PATCH, WIDTH))
         torch.save(small, folder / "features" / f"image{seed}.pth")
-    alone = run(folder, output_dir=folder / "alone")
+    alone = run(folder, output_dir="alone")
     torch.save(record_of(1, k=torch.full((1, ROWS * COLUMNS, 9), float("nan"))), folder / "features" / "image1.pth")
-    capsys.readouterr()
-
     sizes, solve = [], eigs.solve
 
     def on_cpu(problems, settings, device):
@@ -234,7 +222,7 @@ def test_on_a_gpu_images_of_one_size_are_solved_together(folder, capsys, monkeyp
     monkeypatch.setattr(eigs, "solve", on_cpu)
     monkeypatch.setattr(eigs, "pick_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr(eigs, "GPU_BATCH_CELLS", 3 * (ROWS * COLUMNS) ** 2)
-    assert reported(folder, capsys) == "the features hold NaN, infinite or immense values; extract them again"
+    assert reason(folder, capsys) == "the features hold NaN, infinite or immense values; extract them again"
     assert sizes == [3, 1, 1, 1, 2, 2]  # images 0 to 2 together, then one by one for the bad one; 3 and 4; 5 and 6
     records = {path.stem: torch.load(path, weights_only=True) for path in (folder / "eigs").glob("*.pth")}
     assert records.keys() == alone.keys() - {"image1"}
