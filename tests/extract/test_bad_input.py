@@ -30,21 +30,20 @@ def mixed(tmp_path):
     image.crop((0, 0, 16, 16)).save(folder / "one-patch.png")
     assert {path.name for path in folder.iterdir()} == good
 
-    reasons = {}
-    for name, content, reason in [
-        ("empty.jpg", b"", "cannot be read as an image"),
-        ("text.jpg", b"\xef\xbb\xbfnot an image\r\n", "cannot be read as an image"),
-        ("cut-png.png", (folder / "rgb.png").read_bytes()[:-500], "cannot be read as an image"),
-        ("cut-jpg.jpg", (folder / "turned.jpg").read_bytes()[:-500], "cannot be read as an image"),
-    ]:
+    broken = {
+        "empty.jpg": b"",
+        "text.jpg": b"\xef\xbb\xbfnot an image\r\n",
+        "cut-png.png": (folder / "rgb.png").read_bytes()[:-500],
+        "cut-jpg.jpg": (folder / "turned.jpg").read_bytes()[:-500],
+    }
+    for name, content in broken.items():
         (folder / name).write_bytes(content)
-        reasons[name] = reason
     image.crop((0, 0, 1, 1)).save(folder / "pixel.png")
     image.crop((0, 0, 80, 15)).save(folder / "flat.png")
     Image.new("1", (20000, 10000)).save(folder / "bomb.png")  # 27 kB that would become 600 MB of pixels
+    reasons = dict.fromkeys([*broken, "bomb.png"], "cannot be read as an image")
     reasons["pixel.png"] = "an image of 1x1 pixels is smaller than one patch of 16 pixels"
     reasons["flat.png"] = "an image of 80x15 pixels is smaller than one patch of 16 pixels"
-    reasons["bomb.png"] = "cannot be read as an image"
     return folder, good, reasons
 
 
