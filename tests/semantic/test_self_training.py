@@ -272,8 +272,9 @@ def test_two_processes_train_as_one_does_and_report_once(train, squares, small, 
 
 
 @pytest.mark.slow
-def test_killed_and_started_again(train, squares, small, tmp_path: Path, capsys):
+def test_killed_and_started_again(squares, small, tmp_path: Path):
     settings = (*squares.settings, MATCHING, "max_train_steps=9")
+    # Each run in a process of its own: sums depend on what else a process has done with torch's threads and memory.
     command = [sys.executable, TRAIN, *small, *settings, f"hydra.run.dir={tmp_path / 'killed'}"]
     latest = tmp_path / "killed" / "checkpoint-latest.pth"
     seen, deadline = set(), time.monotonic() + 300
@@ -287,10 +288,9 @@ def test_killed_and_started_again(train, squares, small, tmp_path: Path, capsys)
         process.wait()
     before = checkpoint(tmp_path / "killed")["step"]
     assert 0 < before < 9
-    train(*settings, "hydra.run.dir=killed")
-    assert f"going on at step {before} of 9" in capsys.readouterr().out
-    train(*settings)
-    whole, resumed = (checkpoint(tmp_path / folder)["model"] for folder in ("run", "killed"))
-    for name, value in whole.items():  # sums of the killed process may have been rounded in another way
-        assert (resumed[name] - value).float().norm() <= 1e-3 * value.float().norm(), name
+    assert f"going on at step {before} of 9" in run_command(command).stdout
+    assert run_command([*command[:-1], f"hydra.run.dir={tmp_path / 'run'}"]).returncode == 0
+    whole, resumed = (checkpoint(tmp_path / folder) for folder in ("run", "killed"))
+    assert whole["history"] == resumed["history"]
+    assert all(torch.equal(value, resumed["model"][name]) for name, value in whole["model"].items())
     assert not list((tmp_path / "killed").glob(".*"))  # what the killed process was writing
