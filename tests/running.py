@@ -50,14 +50,14 @@ def start_command(command: Sequence[object], **options: object) -> subprocess.Po
         signal.signal(signal.SIGINT, before)
 
 
-def run_extract(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run extract.py to its end."""
-    return run_command(command_line(*arguments), **options)
-
-
 def start_extract(*arguments: object, **options: object) -> subprocess.Popen[str]:
     """Start extract.py in a process group of its own."""
     return start_command(command_line(*arguments), **options)
+
+
+def as_flags(**values: object) -> list[str]:
+    """``--name=value`` for each of them."""
+    return [f"--{name}={value}" for name, value in values.items()]
 
 
 def features_flags(images: Path, output: Path, names: Sequence[str] | None = None) -> list[str]:
@@ -67,24 +67,23 @@ def features_flags(images: Path, output: Path, names: Sequence[str] | None = Non
     images_list = output.with_suffix(".txt")
     images_list.write_text("".join(f"{name}\n" for name in names))
     flags = {"images_list": images_list, "images_root": images, "model_name": "lab_hog", "batch_size": 1}
-    return ["extract_features", *(f"--{name}={value}" for name, value in flags.items()), f"--output_dir={output}"]
+    return ["extract_features", *as_flags(**flags, output_dir=output)]
 
 
 def eigs_flags(images: Path, features: Path, output: Path, K: int = 3) -> list[str]:
     """``extract_eigs`` of K eigenvectors."""
-    flags = {"images_root": images, "features_dir": features, "output_dir": output, "K": K}
-    return ["extract_eigs", *(f"--{name}={value}" for name, value in flags.items())]
+    return ["extract_eigs", *as_flags(images_root=images, features_dir=features, output_dir=output, K=K)]
 
 
-def run_here(*arguments: object) -> None:
+def run_here(*arguments: object, **flags: object) -> None:
     """Run a command of extract.py in this process."""
-    main(cli.COMMANDS, [str(argument) for argument in arguments])
+    main(cli.COMMANDS, [*map(str, arguments), *as_flags(**flags)])
 
 
-def refused_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+def refused_here(capsys: pytest.CaptureFixture[str], *arguments: object, **flags: object) -> str:
     """Run a command of extract.py that must fail with status 1; all that it says, its error as the last line."""
     with pytest.raises(SystemExit) as stop:
-        run_here(*arguments)
+        run_here(*arguments, **flags)
     error = stop.value.code
     assert isinstance(error, str)
     assert error.startswith("error: ")
@@ -122,24 +121,6 @@ def write_pictures(folder: Path, count: int, **size: int) -> Path:
     for index in range(count):
         picture(index, **size).save(folder / f"image{index}.png")
     return folder
-
-
-def error_line(result: subprocess.CompletedProcess[str]) -> str:
-    """The error of a run that failed as runs should: status 1 and one line on stderr that says what to mend."""
-    assert result.returncode == 1, (result.returncode, result.stderr)
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
-def last_error_line(result: subprocess.CompletedProcess[str]) -> str:
-    """The same for a run that got as far as its progress bar: no traceback, and the last line is the error."""
-    assert result.returncode == 1, (result.returncode, result.stderr)
-    assert "Traceback" not in result.stderr, result.stderr
-    line = result.stderr.splitlines()[-1]
-    assert line.startswith("error: "), result.stderr
-    return line
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from running import error_line, run_extract
+from running import command_line, run_command
 from shared_data import SAMPLES
 from spectralseg.commands import cli
 from spectralseg.running.fire_app import main
@@ -208,7 +208,8 @@ def test_every_flag_has_a_converter_and_a_line_of_help(name):
 
 
 def test_the_process_ends_with_status_1_and_one_line():
-    assert error_line(run_extract(*EIGS, "--k", "5")) == "error: extract_eigs has no flag --k (did you mean --K?)"
+    result = run_command(command_line(*EIGS, "--k", "5"))
+    assert (result.returncode, result.stderr) == (1, "error: extract_eigs has no flag --k (did you mean --K?)\n")
 
 
 def test_bad_values_and_missing_folders_leave_nothing_behind(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from running import Trap, refused_here, reported, run_here
+from running import Trap, as_flags, refused_here, reported, run_here
 from spectralseg.commands import eigs
 from spectralseg.mathematics.affinity import colour_grid, knn_affinity, rw_affinity
 from spectralseg.mathematics.eigen import TOLERANCE, spectral_eigenvectors
@@ -41,7 +41,7 @@ def folder(tmp_path) -> Path:
 
 def command(folder: Path, **changes: object) -> list[object]:
     flags = {"images_root": folder / "images", "features_dir": folder / "features", "output_dir": folder / "eigs"}
-    return ["extract_eigs", *(f"--{name}={value}" for name, value in (flags | {"K": 5} | changes).items())]
+    return ["extract_eigs", *as_flags(**flags | {"K": 5} | changes)]
 
 
 def run(folder: Path, output_dir: str = "eigs", **changes: object) -> dict[str, dict]:

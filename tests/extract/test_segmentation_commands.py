@@ -1,5 +1,6 @@
 """Masks, segments, boxes, clusters, semantic maps and the CRF through the command line, files in and files out."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from running import extracted, refused_here, run_here
+from running import as_flags, extracted, refused_here, reported, run_here
 from shared_data import SAMPLES, reference
 
 
@@ -43,14 +44,14 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return extracted(SAMPLES / "images", tmp_path_factory.mktemp("stages"))
 
 
-def both(stages: Path) -> tuple[object, ...]:
-    return ("--features_dir", stages / "features", "--eigs_dir", stages / "eigs")
+def both(stages: Path) -> dict[str, Path]:
+    return {"features_dir": stages / "features", "eigs_dir": stages / "eigs"}
 
 
 def test_mask_is_eigenvector_one_above_the_threshold(stages: Path, tmp_path: Path):
     for threshold in (0.0, 0.001):
         out = tmp_path / str(threshold)
-        run_here("extract_single_region_segmentations", *both(stages), "--output_dir", out, "--threshold", threshold)
+        run_here("extract_single_region_segmentations", **both(stages), output_dir=out, threshold=threshold)
         for path in sorted((stages / "eigs").glob("*.pth")):
             record = torch.load(path, weights_only=True)
             expected = (record["eigenvectors"][1] > threshold).reshape(record["grid"])
@@ -58,14 +59,14 @@ def test_mask_is_eigenvector_one_above_the_threshold(stages: Path, tmp_path: Pat
 
 
 def test_binary_masks_are_grey_with_0_and_255_and_every_command_takes_them(stages: Path, tmp_path: Path):
-    images = ("--images_list", SAMPLES / "images.txt", "--images_root", SAMPLES / "images")
-    single, crf = "extract_single_region_segmentations", "extract_crf_segmentations"
+    images = {"images_list": SAMPLES / "images.txt", "images_root": SAMPLES / "images", "num_classes": 2}
     for kind in ("palette", "binary"):
-        masks, sharp = ("--segmentations_dir", tmp_path / kind), ("--output_dir", tmp_path / f"{kind}_crf")
-        run_here(single, *both(stages), "--output_dir", tmp_path / kind, "--mask_format", kind)
-        run_here(crf, *images, *masks, *sharp, "--num_classes", 2, "--mask_format", kind)
-        boxes = ("--features_dir", stages / "features", "--output_file", tmp_path / kind / "boxes.pth")
-        run_here("extract_bboxes", *boxes, *masks)
+        masks, sharp = tmp_path / kind, tmp_path / f"{kind}_crf"
+        run_here("extract_single_region_segmentations", **both(stages), output_dir=masks, mask_format=kind)
+        made = {"segmentations_dir": masks, "output_dir": sharp}
+        run_here("extract_crf_segmentations", **images, **made, mask_format=kind)
+        boxes = {"features_dir": stages / "features", "output_file": masks / "boxes.pth"}
+        run_here("extract_bboxes", **boxes, segmentations_dir=masks)
     for folder in ("{}", "{}_crf"):
         for path in (tmp_path / folder.format("binary")).glob("*.png"):
             with Image.open(path) as picture:
@@ -82,7 +83,7 @@ def test_adaptive_number_of_segments(tmp_path: Path):
     rng = np.random.default_rng(0)
     features_file(tmp_path / "features", "a", 64, 96)
     published_eigs(tmp_path / "eigs", "a", rng.normal(size=(5, 24)), np.float32([0, 0.9, 0.91, 0.95, 0.97]))
-    run_here("extract_multi_region_segmentations", *both(tmp_path), "--output_dir", tmp_path / "out", "--adaptive")
+    run_here("extract_multi_region_segmentations", "--adaptive", **both(tmp_path), output_dir=tmp_path / "out")
     assert len(np.unique(read(tmp_path / "out" / "a.png"))) == 3
 
 
@@ -93,13 +94,13 @@ def test_segments_by_hand(tmp_path: Path):
     second[1, 1] = 5
     features_file(tmp_path / "features", "a", 50, 64)
     published_eigs(tmp_path / "eigs", "a", np.stack([np.ones(12), first.ravel(), second.ravel()]))
-    command = ("extract_multi_region_segmentations", *both(tmp_path), "--non_adaptive_num_segments")
-    run_here(*command, 3, "--output_dir", tmp_path / "three")
+    command = functools.partial(run_here, "extract_multi_region_segmentations", **both(tmp_path))
+    command(non_adaptive_num_segments=3, output_dir=tmp_path / "three")
     segments = read(tmp_path / "three" / "a.png")
     assert (segments == segments[1, 1]).sum() == 1
     assert segments.shape == (3, 4)
     assert len(np.unique(segments[:, 2:])) == 1
-    run_here(*command, 2, "--num_eigenvectors", 1, "--output_dir", tmp_path / "two")
+    command(non_adaptive_num_segments=2, num_eigenvectors=1, output_dir=tmp_path / "two")
     segments = read(tmp_path / "two" / "a.png")
     np.testing.assert_array_equal(segments == segments[0, 0], first < 0)
 
@@ -109,10 +110,8 @@ def test_kmeans_on_features(tmp_path: Path):
     features[0, :6, 0] = 1
     features_file(tmp_path / "features", "a", 50, 64, k=features)
     published_eigs(tmp_path / "eigs", "a", np.random.default_rng(0).normal(size=(3, 12)))
-    run_here(
-        *("extract_multi_region_segmentations", *both(tmp_path), "--output_dir", tmp_path / "out"),
-        *("--kmeans_baseline", "--non_adaptive_num_segments", 2),
-    )
+    flags = {"kmeans_baseline": True, "non_adaptive_num_segments": 2}
+    run_here("extract_multi_region_segmentations", **both(tmp_path), output_dir=tmp_path / "out", **flags)
     segments = read(tmp_path / "out" / "a.png").ravel()
     assert len(set(segments[:6])) == len(set(segments[6:])) == 1
     assert segments[0] != segments[6]
@@ -123,11 +122,11 @@ def test_partners_are_paired_by_id_and_missing_ones_named(tmp_path: Path, capsys
         features_file(tmp_path / "features", name, 48, 64)
     for name in "bc":
         published_eigs(tmp_path / "eigs", name, np.random.default_rng(0).normal(size=(2, 12)))
-    text = refused_here(
-        capsys, "extract_single_region_segmentations", *both(tmp_path), "--output_dir", tmp_path / "out"
-    )
-    assert f"a failed: its file {tmp_path / 'eigs' / 'a.pth'} is missing" in text
-    assert f"c failed: its file {tmp_path / 'features' / 'c.pth'} is missing" in text
+    command = "extract_single_region_segmentations"
+    assert reported(refused_here(capsys, command, **both(tmp_path), output_dir=tmp_path / "out"), command) == {
+        "a": f"its file {tmp_path / 'eigs' / 'a.pth'} is missing",
+        "c": f"its file {tmp_path / 'features' / 'c.pth'} is missing",
+    }
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["b.png"]
 
 
@@ -137,11 +136,9 @@ def test_recorded_boxes(index: int, tmp_path: Path):
     height, width = recorded["image_size"]
     features_file(tmp_path / "features", "a", height, width, recorded["patch_size"])
     labels_file(tmp_path / "segments", "a", np.load(reference("regions.npz"))[f"boxes/{index}/segmap"])
-    run_here(
-        *("extract_bboxes", "--features_dir", tmp_path / "features", "--segmentations_dir", tmp_path / "segments"),
-        *("--output_file", tmp_path / "bboxes.pth", "--downsample_factor", recorded["downsample_factor"]),
-        *("--num_erode", recorded["num_erode"], "--num_dilate", recorded["num_dilate"]),
-    )
+    folders = {"features_dir": tmp_path / "features", "segmentations_dir": tmp_path / "segments"}
+    settings = {name: recorded[name] for name in ("downsample_factor", "num_erode", "num_dilate")}
+    run_here("extract_bboxes", **folders, output_file=tmp_path / "bboxes.pth", **settings)
     (boxes,) = torch.load(tmp_path / "bboxes.pth", weights_only=True)
     for field in ("bboxes", "bboxes_original_resolution", "segment_indices"):
         assert boxes[field] == recorded[field], field
@@ -150,33 +147,25 @@ def test_recorded_boxes(index: int, tmp_path: Path):
 
 
 def test_from_segments_to_semantic_maps(stages: Path, tmp_path: Path):
-    run_here(
-        *("extract_multi_region_segmentations", *both(stages), "--output_dir", tmp_path / "segments"),
-        *("--non_adaptive_num_segments", 6),
-    )
-    segments = ("--segmentations_dir", tmp_path / "segments")
+    segments = tmp_path / "segments"
+    run_here("extract_multi_region_segmentations", **both(stages), output_dir=segments, non_adaptive_num_segments=6)
     files = {name: tmp_path / f"{name}.pth" for name in ("bboxes", "features", "clusters")}
-    run_here("extract_bboxes", "--features_dir", stages / "features", *segments, "--output_file", files["bboxes"])
-    run_here(
-        *("extract_bbox_features", "--images_root", SAMPLES / "images", "--bbox_file", files["bboxes"]),
-        *("--model_name", "lab_hog", "--output_file", files["features"]),
-    )
-    run_here(
-        *("extract_bbox_clusters", "--bbox_features_file", files["features"], "--output_file", files["clusters"]),
-        *("--num_clusters", 5, "--pca_dim", 3),
-    )
+    made = {"features_dir": stages / "features", "segmentations_dir": segments}
+    run_here("extract_bboxes", **made, output_file=files["bboxes"])
+    read_by = {"images_root": SAMPLES / "images", "bbox_file": files["bboxes"], "model_name": "lab_hog"}
+    run_here("extract_bbox_features", **read_by, output_file=files["features"])
+    settings = {"num_clusters": 5, "pca_dim": 3}
+    run_here("extract_bbox_clusters", bbox_features_file=files["features"], output_file=files["clusters"], **settings)
     for record in torch.load(files["features"], weights_only=True):
         assert record["features"].shape == (len(record["bboxes"]), 14)
     clusters = {record["id"]: record for record in torch.load(files["clusters"], weights_only=True)}
     assert all("features" not in record for record in clusters.values())
     for offset in (1, 0):
         out = tmp_path / f"semantic{offset}"
-        run_here(
-            *("extract_semantic_segmentations", *segments, "--bbox_clusters_file", files["clusters"]),
-            *("--output_dir", out, "--cluster_offset", offset),
-        )
+        made = {"segmentations_dir": segments, "bbox_clusters_file": files["clusters"]}
+        run_here("extract_semantic_segmentations", **made, output_dir=out, cluster_offset=offset)
         for name, record in clusters.items():
-            labels, semantic = read(tmp_path / "segments" / f"{name}.png"), read(out / f"{name}.png")
+            labels, semantic = read(segments / f"{name}.png"), read(out / f"{name}.png")
             assert not semantic[labels == 0].any()
             for label, cluster in zip(record["segment_indices"], record["clusters"].tolist(), strict=True):
                 assert set(semantic[labels == label]) == {cluster + offset}
@@ -187,35 +176,35 @@ def test_crf_takes_masks_of_0_and_255_and_names_missing_ones(tmp_path: Path, cap
     mask[5:12, 8:20] = 1
     for factor in (1, 255):
         labels_file(tmp_path / f"masks{factor}", "chelsea", factor * mask)
-    command = ("extract_crf_segmentations", "--images_root", SAMPLES / "images", "--num_classes", 2)
+    images = {"images_root": SAMPLES / "images", "num_classes": 2}
     (tmp_path / "one.txt").write_text("chelsea.jpg\n")
     (tmp_path / "two.txt").write_text("chelsea.jpg\ncoffee.jpg\n")
-    for factor, name in ((1, "one.txt"), (255, "one.txt")):
-        out = ("--segmentations_dir", tmp_path / f"masks{factor}", "--output_dir", tmp_path / f"crf{factor}")
-        run_here(*command, "--images_list", tmp_path / name, *out)
+    for factor in (1, 255):
+        made = {"segmentations_dir": tmp_path / f"masks{factor}", "output_dir": tmp_path / f"crf{factor}"}
+        run_here("extract_crf_segmentations", **images, **made, images_list=tmp_path / "one.txt")
     np.testing.assert_array_equal(read(tmp_path / "crf1" / "chelsea.png"), read(tmp_path / "crf255" / "chelsea.png"))
     assert read(tmp_path / "crf1" / "chelsea.png").shape == (300, 451)
-    out = ("--segmentations_dir", tmp_path / "masks1", "--output_dir", tmp_path / "crf3")
-    text = refused_here(capsys, *command, "--images_list", tmp_path / "two.txt", *out)
-    assert f"coffee failed: no such label map: {tmp_path / 'masks1' / 'coffee.png'}" in text
+    made["output_dir"] = tmp_path / "crf3"
+    text = refused_here(capsys, "extract_crf_segmentations", **images, **made, images_list=tmp_path / "two.txt")
+    assert f"coffee failed: no such label map: {tmp_path / 'masks255' / 'coffee.png'}" in text
 
 
 def test_crf_backends_are_not_mixed_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("pydensecrf")
     labels_file(tmp_path / "masks", "chelsea", np.arange(18 * 28).reshape(18, 28) % 28 > 12)
     (tmp_path / "list.txt").write_text("chelsea.jpg\n")
-    listed = ("--images_list", tmp_path / "list.txt", "--images_root", SAMPLES / "images", "--num_classes", 2)
-    folders = ("--segmentations_dir", tmp_path / "masks", "--output_dir", tmp_path / "crf")
-    command = ("extract_crf_segmentations", *listed, *folders, "--crf_backend")
-    run_here(*command, "auto")
+    images = {"images_list": tmp_path / "list.txt", "images_root": SAMPLES / "images", "num_classes": 2}
+    made = {"segmentations_dir": tmp_path / "masks", "output_dir": tmp_path / "crf"}
+    command = ["extract_crf_segmentations", *as_flags(**images, **made)]
+    run_here(*command, crf_backend="auto")
     description = json.loads((tmp_path / "crf" / "stage.json").read_text())
     assert description["arguments"].pop("crf_backend") == "pydensecrf"
-    assert "crf_backend=pydensecrf instead of torch" in refused_here(capsys, *command, "torch")
+    assert "crf_backend=pydensecrf instead of torch" in refused_here(capsys, *command, crf_backend="torch")
     (tmp_path / "crf" / "stage.json").write_text(json.dumps(description))  # of a folder older than the flag
-    assert "crf_backend=pydensecrf instead of torch" in refused_here(capsys, *command, "torch")
-    run_here(*command, "pydensecrf")
+    assert "crf_backend=pydensecrf instead of torch" in refused_here(capsys, *command, crf_backend="torch")
+    run_here(*command, crf_backend="pydensecrf")
     assert "already there" in capsys.readouterr().err
-    assert "no crf_backend 'numpy'; known are auto, torch" in refused_here(capsys, *command, "numpy")
+    assert "no crf_backend 'numpy'; known are auto, torch" in refused_here(capsys, *command, crf_backend="numpy")
 
 
 def test_small_and_single_segment_images(tmp_path: Path):
@@ -224,8 +213,8 @@ def test_small_and_single_segment_images(tmp_path: Path):
     features_file(tmp_path / "features", "plain", 32, 48)
     labels_file(tmp_path / "segments", "one", np.array([[1]]))
     labels_file(tmp_path / "segments", "plain", np.zeros((2, 3)))
-    folders = ("--features_dir", tmp_path / "features", "--segmentations_dir", tmp_path / "segments")
-    run_here("extract_bboxes", *folders, "--output_file", tmp_path / "bboxes.pth", "--downsample_factor", 8)
+    folders = {"features_dir": tmp_path / "features", "segmentations_dir": tmp_path / "segments"}
+    run_here("extract_bboxes", **folders, output_file=tmp_path / "bboxes.pth", downsample_factor=8)
     one, plain = torch.load(tmp_path / "bboxes.pth", weights_only=True)
     assert one["bboxes_original_resolution"] == [[0, 0, 8, 8]]
     assert plain["bboxes"] == []
@@ -233,18 +222,14 @@ def test_small_and_single_segment_images(tmp_path: Path):
     images.mkdir()
     Image.new("RGB", (20, 20), "red").save(images / "one.png")
     Image.new("RGB", (48, 32), "blue").save(images / "plain.webp")
-    run_here(
-        *("extract_bbox_features", "--images_root", images, "--bbox_file", tmp_path / "bboxes.pth"),
-        *("--model_name", "lab_hog", "--output_file", tmp_path / "features.pth"),
-    )
+    read_by = {"images_root": images, "bbox_file": tmp_path / "bboxes.pth", "model_name": "lab_hog"}
+    run_here("extract_bbox_features", **read_by, output_file=tmp_path / "features.pth")
     one, plain = torch.load(tmp_path / "features.pth", weights_only=True)
     assert one["features"].shape == (1, 14)
     assert torch.isfinite(one["features"]).all()
     assert len(plain["features"]) == 0
-    run_here(
-        *("extract_bbox_clusters", "--bbox_features_file", tmp_path / "features.pth"),
-        *("--output_file", tmp_path / "clusters.pth", "--num_clusters", 1),
-    )
+    files = {"bbox_features_file": tmp_path / "features.pth", "output_file": tmp_path / "clusters.pth"}
+    run_here("extract_bbox_clusters", **files, num_clusters=1)
     one, plain = torch.load(tmp_path / "clusters.pth", weights_only=True)
     assert one["clusters"].tolist() == [0]
     assert plain["clusters"].tolist() == []
@@ -268,45 +253,34 @@ def test_three_hundred_boxes_of_many_sizes_are_batched_and_equal_one_by_one():
         torch.testing.assert_close(together[index], alone[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        (("extract_bboxes", "--num_erode", -1), "num_erode=-1: must be at least 0"),
-        (("extract_single_region_segmentations", "--mask_format", "grey"), "no mask_format 'grey'; known are palette,"),
-        (
-            ("extract_crf_segmentations", "--mask_format", "binary"),
-            "binary is for --num_classes 2, not 21; leave",
-        ),
-        (("extract_multi_region_segmentations", "--num_eigenvectors", -2), "num_eigenvectors=-2: must be at least 1"),
-        (("extract_multi_region_segmentations", "--non_adaptive_num_segments", 0), "must be from 1 to 255"),
-        (("extract_multi_region_segmentations", "--non_adaptive_num_segments", 300), "must be from 1 to 255"),
-    ],
-)
-def test_impossible_arguments(
-    command: tuple, message: str, stages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    folders = ("--features_dir", stages / "features")
-    if command[0] == "extract_bboxes":
-        folders += ("--segmentations_dir", tmp_path, "--output_file", tmp_path / "b.pth")
-    elif command[0] == "extract_crf_segmentations":
-        folders = ("--images_list", SAMPLES / "images.txt", "--images_root", SAMPLES / "images")
-        folders += ("--segmentations_dir", tmp_path, "--output_dir", tmp_path / "out")
-    else:
-        folders += ("--eigs_dir", stages / "eigs", "--output_dir", tmp_path / "out")
-    assert message in refused_here(capsys, *command, *folders)
+def test_impossible_arguments(capsys: pytest.CaptureFixture[str]):
+    """Refused before a folder is looked for."""
+    boxes = "extract_bboxes --features_dir a --segmentations_dir b --output_file c"
+    masks = "extract_single_region_segmentations --features_dir a --eigs_dir b --output_dir c"
+    segments = "extract_multi_region_segmentations --features_dir a --eigs_dir b --output_dir c"
+    crf = "extract_crf_segmentations --images_list a --images_root b --segmentations_dir c --output_dir d"
+    for command, message in (
+        (f"{boxes} --num_erode -1", "num_erode=-1: must be at least 0"),
+        (f"{masks} --mask_format grey", "no mask_format 'grey'; known are palette,"),
+        (f"{crf} --mask_format binary", "binary is for --num_classes 2, not 21; leave"),
+        (f"{segments} --num_eigenvectors -2", "num_eigenvectors=-2: must be at least 1"),
+        (f"{segments} --non_adaptive_num_segments 0", "must be from 1 to 255"),
+        (f"{segments} --non_adaptive_num_segments 300", "must be from 1 to 255"),
+    ):
+        assert message in refused_here(capsys, *command.split())
 
 
 def test_single_files_are_kept_refused_or_redone(stages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     labels_file(tmp_path / "segments", "chelsea", np.ones((18, 28)))
     (tmp_path / "features").mkdir()
     (tmp_path / "features" / "chelsea.pth").write_bytes((stages / "features" / "chelsea.pth").read_bytes())
-    command = ("extract_bboxes", "--features_dir", tmp_path / "features", "--segmentations_dir", tmp_path / "segments")
-    command += ("--output_file", tmp_path / "out" / "bboxes.pth")
+    made = {"segmentations_dir": tmp_path / "segments", "output_file": tmp_path / "out" / "bboxes.pth"}
+    command = ["extract_bboxes", *as_flags(features_dir=tmp_path / "features", **made)]
     run_here(*command)
-    before = (tmp_path / "out" / "bboxes.pth").stat().st_mtime_ns
+    before = made["output_file"].stat().st_mtime_ns
     run_here(*command)
-    assert (tmp_path / "out" / "bboxes.pth").stat().st_mtime_ns == before
-    assert "with num_erode=2 instead of 1" in refused_here(capsys, *command, "--num_erode", 1)
-    run_here(*command, "--num_erode", 1, "--overwrite")
-    assert (tmp_path / "out" / "bboxes.pth").stat().st_mtime_ns > before
+    assert made["output_file"].stat().st_mtime_ns == before
+    assert "with num_erode=2 instead of 1" in refused_here(capsys, *command, num_erode=1)
+    run_here(*command, "--overwrite", num_erode=1)
+    assert made["output_file"].stat().st_mtime_ns > before
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bboxes.pth", "bboxes.stage.json"]

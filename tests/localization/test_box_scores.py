@@ -1,4 +1,4 @@
-"""IoU and CorLoc; test_localization_cli.py has the recorded values."""
+"""IoU, CorLoc and the files that hold them."""
 
 import csv
 import json
@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectloc.scores import EPSILON, Scores, bbox_iou, write_results
+from shared_data import reference
 
 boxes = st.tuples(*[st.floats(-50, 500)] * 2, *[st.floats(1, 300)] * 2).map(
     lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
@@ -24,6 +25,11 @@ def test_iou_by_hand():
     assert bbox_iou((0, 0, 2, 2), []).shape == (0,)
 
 
+def test_recorded_iou():
+    recorded = json.loads(reference("localization.json").read_text())["bbox_iou"]
+    assert bbox_iou(recorded["box"], recorded["boxes"]) == pytest.approx(recorded["iou"], abs=1e-6)
+
+
 @given(boxes, boxes, st.floats(-100, 100))
 def test_iou_is_symmetric_and_moves_along(a, b, shift):
     iou = bbox_iou(a, [b])[0]
@@ -36,7 +42,7 @@ def test_iou_is_symmetric_and_moves_along(a, b, shift):
 
 def test_results_in_the_published_layout(tmp_path):
     scores = Scores(
-        rows={"a": ("a.jpg", [0.0, 0.0, 10.0, 10.0], 0.75), "b": ("b.jpg", [1.5, 2.0, 3.0, 4.0], 0.25)},
+        rows={"a": ("a.jpg", [0.0, 0.0, 10.0, 10.0], 0.5), "b": ("b.jpg", [1.5, 2.0, 3.0, 4.0], 0.25)},
         truth={"a": np.array([[0.0, 0, 10, 8]]), "b": np.array([[0.0, 0, 1, 1], [2, 2, 3, 3]])},
         without_objects=["c"],
         problems={"d": "damaged"},
@@ -51,7 +57,7 @@ def test_results_in_the_published_layout(tmp_path):
     with open(tmp_path / "boxes.csv", newline="") as file:
         assert list(csv.reader(file)) == [
             ["file", "xmin", "ymin", "xmax", "ymax", "iou", "correct"],
-            ["a.jpg", "0", "0", "10", "10", "0.750000", "1"],
+            ["a.jpg", "0", "0", "10", "10", "0.500000", "1"],
             ["b.jpg", "1.5", "2", "3", "4", "0.250000", "0"],
         ]
     summary = json.loads((tmp_path / "results.json").read_text())
