@@ -24,12 +24,12 @@ def setting(
     return field(default=default, metadata={name: value for name, value in ranges.items() if value is not None})
 
 
-def check_range(name: str, value: float, **ranges: float) -> None:
-    """Raise an :class:`InputError` that names the range, if ``value`` of ``name`` is outside (or NaN).
+def check_range(name: str, value: float | None, **ranges: float) -> None:
+    """Raise an :class:`InputError` that names the range, if ``value`` of ``name`` is outside (or NaN); None is inside.
 
     ``ranges`` are any of ``least``, ``most``, ``above`` and ``below``.
     """
-    if all(_INSIDE[kind](value, bound) for kind, bound in ranges.items()):
+    if value is None or all(_INSIDE[kind](value, bound) for kind, bound in ranges.items()):
         return
     if set(ranges) == {"least", "most"}:
         raise InputError(f"{name}={value}: must be from {ranges['least']} to {ranges['most']}")
@@ -54,12 +54,9 @@ class Settings:
         for declared in fields(self):  # type: ignore[arg-type]
             value, ranges = getattr(self, declared.name), dict(declared.metadata)
             choices = ranges.pop("choices", None)
-            if value is None:
-                continue
-            if choices is not None:
+            if choices is not None and value is not None:
                 check_choice(declared.name, value, choices)
-            if ranges:
-                check_range(declared.name, value, **ranges)
+            check_range(declared.name, value, **ranges)
 
 
 def settings_from(kind: Callable[..., Kind], values: Mapping[str, Any]) -> Kind:

@@ -14,12 +14,11 @@ from torch.utils.data import Dataset
 from semanticseg.augment import Augmentation, seed_of
 from semanticseg.matches import UNMATCHED
 from semanticseg.settings import Data
-from spectralseg.commands.semantic import extract_crf_segmentations
+from spectralseg.commands.semantic import SharpenSettings, extract_crf_segmentations
 from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import load_image, read_lines
 from spectralseg.files.label_maps import ENLARGE, STEPS, find_step, load_labels, stretch_labels, upscale_labels
 from spectralseg.files.storage import atomic_write, make_folder
-from spectralseg.mathematics.crf import CrfSettings
 
 Labels = NDArray[np.uint8]
 VOID = 255  # of masks and label maps
@@ -242,9 +241,7 @@ def sharpen(
         str(data.images_dir),
         str(segments_dir),
         str(output_dir),
-        num_classes=data.clusters,
-        downsample_factor=step,
-        multiprocessing=processes,
-        settings=CrfSettings(crf_backend=backend),
+        SharpenSettings(crf_backend=backend, num_classes=data.clusters, downsample_factor=step),
+        processes,
     )
     return str(output_dir)

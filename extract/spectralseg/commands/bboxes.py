@@ -1,6 +1,7 @@
 """From segments to boxes, from boxes to features, from features to clusters: one file each for the whole data set."""
 
 from collections import defaultdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,56 +20,45 @@ from spectralseg.models.backbones import load_backbone
 from spectralseg.models.tokens import TokenExtractor
 from spectralseg.running.devices import keep_freed_memory, pick_device
 from spectralseg.running.stage import FileStage, describe_file, provenance
-from spectralseg.settings import check_range
+from spectralseg.settings import Settings, setting
 
 BOX_FORMAT = "(xmin, ymin, xmax, ymax)"
 CROPS_AT_ONCE = 64
 
 
+@dataclass(frozen=True)
+class BoxSettings(Settings):
+    """What decides the boxes; see ``extract_bboxes`` in ``extract.py``."""
+
+    num_erode: int = setting(2, least=0)
+    num_dilate: int = setting(3, least=0)
+    skip_bg_index: bool = True
+    downsample_factor: int | None = setting(None, least=1)
+
+
 def extract_bboxes(
-    features_dir: str,
-    segmentations_dir: str,
-    output_file: str,
-    num_erode: int = 2,
-    num_dilate: int = 3,
-    skip_bg_index: bool = True,
-    downsample_factor: int | None = None,
-    overwrite: bool = False,
+    features_dir: str, segmentations_dir: str, output_file: str, settings: BoxSettings, overwrite: bool = False
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
-    check_range("num_erode", num_erode, least=0)
-    check_range("num_dilate", num_dilate, least=0)
-    choices = {"num_erode": num_erode, "num_dilate": num_dilate, "skip_bg_index": skip_bg_index}
-    arguments = choices | {"downsample_factor": downsample_factor, "segmentations": provenance(segmentations_dir)}
+    arguments = asdict(settings) | {"segmentations": provenance(segmentations_dir)}
     stage = FileStage("extract_bboxes", output_file, arguments, overwrite)
     if stage.is_done():
         return
-    features, segmentations = Path(features_dir), Path(segmentations_dir)
     boxes = []
     for image_id in stage.track(paired_ids(features_dir, segmentations_dir, (".pth", ".png"))):
         with stage.reporting(image_id):
-            boxes.append(
-                _boxes(features, segmentations, image_id, num_erode, num_dilate, skip_bg_index, downsample_factor)
-            )
+            boxes.append(_boxes(Path(features_dir), Path(segmentations_dir), settings, image_id))
     stage.finish(boxes)
 
 
-def _boxes(
-    features_dir: Path,
-    segmentations_dir: Path,
-    image_id: str,
-    num_erode: int,
-    num_dilate: int,
-    skip_bg_index: bool,
-    downsample_factor: int | None,
-) -> dict[str, Any]:
+def _boxes(features_dir: Path, segmentations_dir: Path, settings: BoxSettings, image_id: str) -> dict[str, Any]:
     features_path, labels_path = features_dir / f"{image_id}.pth", segmentations_dir / f"{image_id}.png"
     require_partner(features_path, labels_path)
     features = load_features(features_path)
     segments = load_labels(labels_path)
     _, _, height, width = features["shape"]
-    step = downsample_factor or _step(segments.shape, height, width, features["patch_size"])
-    labels, boxes = segment_boxes(segments, num_erode, num_dilate, skip_bg_index)
+    step = settings.downsample_factor or _step(segments.shape, height, width, features["patch_size"])
+    labels, boxes = segment_boxes(segments, settings.num_erode, settings.num_dilate, settings.skip_bg_index)
     return {
         "bboxes": [list(box) for box in boxes],
         "bboxes_original_resolution": [[side * step for side in box] for box in boxes],

@@ -205,9 +205,8 @@ def extract_single_region_segmentations(
     """
     from spectralseg.commands import masks
 
-    masks.extract_single_region_segmentations(
-        features_dir, eigs_dir, output_dir, threshold, mask_format, multiprocessing, overwrite
-    )
+    settings = settings_from(masks.SingleRegionSettings, locals())
+    masks.extract_single_region_segmentations(features_dir, eigs_dir, output_dir, settings, multiprocessing, overwrite)
 
 
 def extract_multi_region_segmentations(
@@ -249,19 +248,8 @@ def extract_multi_region_segmentations(
     """
     from spectralseg.commands import masks
 
-    masks.extract_multi_region_segmentations(
-        features_dir,
-        eigs_dir,
-        output_dir,
-        adaptive,
-        non_adaptive_num_segments,
-        infer_bg_index,
-        kmeans_baseline,
-        num_eigenvectors,
-        multiprocessing,
-        seed,
-        overwrite,
-    )
+    settings = settings_from(masks.MultiRegionSettings, locals())
+    masks.extract_multi_region_segmentations(features_dir, eigs_dir, output_dir, settings, multiprocessing, overwrite)
 
 
 def extract_bboxes(
@@ -298,16 +286,8 @@ def extract_bboxes(
     """
     from spectralseg.commands import bboxes
 
-    bboxes.extract_bboxes(
-        features_dir,
-        segmentations_dir,
-        output_file,
-        num_erode,
-        num_dilate,
-        skip_bg_index,
-        downsample_factor,
-        overwrite,
-    )
+    settings = settings_from(bboxes.BoxSettings, locals())
+    bboxes.extract_bboxes(features_dir, segmentations_dir, output_file, settings, overwrite)
 
 
 def extract_bbox_features(
@@ -453,19 +433,10 @@ def extract_crf_segmentations(
         overwrite: Redo maps that exist.
     """
     from spectralseg.commands import semantic
-    from spectralseg.mathematics.crf import CrfSettings
 
+    settings = settings_from(semantic.SharpenSettings, locals())
     semantic.extract_crf_segmentations(
-        images_list,
-        images_root,
-        segmentations_dir,
-        output_dir,
-        num_classes,
-        downsample_factor,
-        mask_format,
-        multiprocessing,
-        settings_from(CrfSettings, locals()),
-        overwrite,
+        images_list, images_root, segmentations_dir, output_dir, settings, multiprocessing, overwrite
     )
 
 

@@ -96,7 +96,7 @@ def extract_features(
 ) -> None:
     """The command ``extract_features``; see its documentation in ``extract.py``."""
     check_range("batch_size", batch_size, least=1)
-    check_range("num_workers", num_workers or 0, least=0)
+    check_range("num_workers", num_workers, least=0)
     files = read_images_list(images_list, images_root)
     where = pick_device(device)
     keep_freed_memory()

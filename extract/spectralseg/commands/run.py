@@ -69,7 +69,8 @@ def run(
     """The command ``run``; see its documentation in ``extract.py``."""
     photographs = find_photographs(images, output)
     folders = Folders(make_folder(output))
-    crf = CrfSettings(crf_backend=settings.crf_backend).resolved() if settings.crf else None
+    if settings.crf:
+        CrfSettings(crf_backend=settings.crf_backend).resolved()  # said before the work, if it is not installed
     failures: dict[str, str] = {}
 
     def step(command: Callable[..., None], *arguments: Any, **options: Any) -> None:
@@ -88,29 +89,23 @@ def run(
     )
     step(eigs.extract_eigs, root, str(folders.features), str(folders.eigs), eigen_settings, multiprocessing, device)
     both = (str(folders.features), str(folders.eigs))
-    step(
-        masks.extract_single_region_segmentations,
-        *both,
-        str(folders.mask_patches),
-        mask_format=settings.mask_format,
-        multiprocessing=multiprocessing,
-    )
-    step(
-        masks.extract_multi_region_segmentations,
-        *both,
-        str(folders.segment_patches),
-        non_adaptive_num_segments=settings.num_segments,
-        multiprocessing=multiprocessing,
-    )
+    single = masks.SingleRegionSettings(mask_format=settings.mask_format)
+    step(masks.extract_single_region_segmentations, *both, str(folders.mask_patches), single, multiprocessing)
+    multi = masks.MultiRegionSettings(non_adaptive_num_segments=settings.num_segments)
+    step(masks.extract_multi_region_segmentations, *both, str(folders.segment_patches), multi, multiprocessing)
     patch_size = provenance(folders.features)["patch_size"]
-    if crf is not None:
+    if settings.crf:
         for patches, sharp, classes, mask_format in (
             (folders.mask_patches, folders.mask_crf, 2, settings.mask_format),
             (folders.segment_patches, folders.segment_crf, max(2, settings.num_segments), "palette"),
         ):
-            options = {"num_classes": classes, "downsample_factor": patch_size, "mask_format": mask_format}
-            options |= {"multiprocessing": multiprocessing, "settings": crf}
-            step(semantic.extract_crf_segmentations, listed, root, str(patches), str(sharp), **options)
+            crf = semantic.SharpenSettings(
+                crf_backend=settings.crf_backend,
+                num_classes=classes,
+                downsample_factor=patch_size,
+                mask_format=mask_format,
+            )
+            step(semantic.extract_crf_segmentations, listed, root, str(patches), str(sharp), crf, multiprocessing)
     finished = {image_id: name for image_id, name in photographs.items() if image_id not in failures}
     step(cut_out_objects, finished, Path(images), folders, settings.crf, patch_size, multiprocessing)
     finished = {image_id: name for image_id, name in finished.items() if image_id not in failures}

@@ -1,11 +1,12 @@
 """From clusters to semantic maps, and from label maps to sharp edges."""
 
 import functools
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from spectralseg.errors import InputError, check_choice
+from spectralseg.errors import InputError
 from spectralseg.files.images import load_image, read_images_list
 from spectralseg.files.label_maps import MASK_FORMATS, load_labels, save_labels, save_mask, upscale_labels
 from spectralseg.files.storage import field, list_ids, load_list
@@ -13,7 +14,7 @@ from spectralseg.mathematics.clusters import semantic_map
 from spectralseg.mathematics.crf import CrfSettings, dense_crf
 from spectralseg.running.devices import keep_freed_memory
 from spectralseg.running.stage import Stage, describe_file, provenance
-from spectralseg.settings import check_range
+from spectralseg.settings import setting
 
 
 def extract_semantic_segmentations(
@@ -45,55 +46,50 @@ def extract_semantic_segmentations(
     stage.finish()
 
 
+@dataclass(frozen=True)
+class SharpenSettings(CrfSettings):
+    """What decides the sharpened maps; see ``extract_crf_segmentations`` in ``extract.py``."""
+
+    num_classes: int = setting(21, least=2, most=256)
+    downsample_factor: int = setting(16, least=1)
+    mask_format: str = setting("palette", choices=MASK_FORMATS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask_format == "binary" and self.num_classes != 2:
+            raise InputError(f"--mask_format binary is for --num_classes 2, not {self.num_classes}; leave it out")
+
+
 def extract_crf_segmentations(
     images_list: str,
     images_root: str,
     segmentations_dir: str,
     output_dir: str,
-    num_classes: int = 21,
-    downsample_factor: int = 16,
-    mask_format: str = "palette",
+    settings: SharpenSettings,
     multiprocessing: int = 0,
-    settings: CrfSettings | None = None,
     overwrite: bool = False,
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
-    settings = (settings or CrfSettings()).resolved()
-    check_range("num_classes", num_classes, least=2, most=256)
-    check_range("downsample_factor", downsample_factor, least=1)
-    check_choice("mask_format", mask_format, MASK_FORMATS)
-    if mask_format == "binary" and num_classes != 2:
-        raise InputError(f"--mask_format binary is for --num_classes 2, not {num_classes}; leave it out")
+    settings = settings.resolved()
     files = read_images_list(images_list, images_root)
     if not Path(segmentations_dir).is_dir():
         raise InputError(f"no such segmentations_dir: {segmentations_dir}")
-    arguments = {"num_classes": num_classes, "downsample_factor": downsample_factor, **vars(settings)}
-    arguments["mask_format"] = mask_format
-    arguments["segmentations"] = provenance(segmentations_dir)
+    arguments = asdict(settings) | {"segmentations": provenance(segmentations_dir)}
     stage = Stage("extract_crf_segmentations", output_dir, ".png", arguments, overwrite)
     keep_freed_memory()
     paths = {image_id: Path(images_root) / name for image_id, name in files.items()}
-    work = functools.partial(
-        _sharpen, paths, Path(segmentations_dir), stage.folder, num_classes, downsample_factor, mask_format, settings
-    )
+    work = functools.partial(_sharpen, paths, Path(segmentations_dir), stage.folder, settings)
     stage.run(work, stage.begin(files), multiprocessing)
     stage.finish()
 
 
 def _sharpen(
-    paths: dict[str, Path],
-    segmentations_dir: Path,
-    folder: Path,
-    num_classes: int,
-    step: int,
-    mask_format: str,
-    settings: CrfSettings,
-    image_id: str,
+    paths: dict[str, Path], segmentations_dir: Path, folder: Path, settings: SharpenSettings, image_id: str
 ) -> None:
-    labels = load_labels(segmentations_dir / f"{image_id}.png")
+    labels, num_classes = load_labels(segmentations_dir / f"{image_id}.png"), settings.num_classes
     if num_classes == 2 and np.isin(labels, (0, 255)).all():
         labels = (labels > 0).astype(np.uint8)
     image = np.array(load_image(paths[image_id]))
-    labels = upscale_labels(labels, image.shape[0], image.shape[1], step)
+    labels = upscale_labels(labels, image.shape[0], image.shape[1], settings.downsample_factor)
     path, sharp = folder / f"{image_id}.png", dense_crf(image, labels, num_classes, settings)
-    save_mask(path, sharp, mask_format) if num_classes == 2 else save_labels(path, sharp)
+    save_mask(path, sharp, settings.mask_format) if num_classes == 2 else save_labels(path, sharp)

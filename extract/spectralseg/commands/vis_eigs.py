@@ -48,8 +48,8 @@ def vis_eigs(
     multiprocessing: int = 0,
 ) -> None:
     """The command ``vis_eigs``; see its documentation in ``extract.py``. Prints the path of the page last."""
-    for name, number in (("num_eigenvectors", num_eigenvectors), ("limit", limit)):
-        check_range(name, 1 if number is None else number, least=1)
+    check_range("num_eigenvectors", num_eigenvectors, least=1)
+    check_range("limit", limit, least=1)
     if not Path(images_root).is_dir():
         raise InputError(f"no such images_root: {images_root}")
     for folder in (images_root, eigs_dir, features_dir):

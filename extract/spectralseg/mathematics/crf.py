@@ -6,6 +6,7 @@ and EAGLE's (from probabilities).
 """
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import psutil
@@ -26,6 +27,9 @@ THREADS = 1
 CERTAINTY = 0.99  # probability of the given label in the unary term; the others have 0.01
 
 
+Kind = TypeVar("Kind", bound="CrfSettings")
+
+
 @dataclass(frozen=True)
 class CrfSettings(Settings):
     """Parameters of the pairwise terms, under their published names.
@@ -43,7 +47,7 @@ class CrfSettings(Settings):
     it: int = setting(5, least=1)
     crf_backend: str = setting("auto", choices=BACKENDS)
 
-    def resolved(self) -> "CrfSettings":
+    def resolved(self: Kind) -> Kind:
         """The same, with the backend that ``auto`` stands for: pydensecrf where it is installed, else torch.
 
         Raises

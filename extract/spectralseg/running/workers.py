@@ -150,7 +150,8 @@ def loader(dataset: "Dataset[Any]", num_workers: int, **options: Any) -> Iterato
     try:
         yield DataLoader(dataset, num_workers=num_workers, **options)
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        ours = isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)
+        if ours or not num_workers:
             raise
         with contextlib.suppress(ValueError, AttributeError):  # in the main thread on Unix, torch has a handler that
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # would raise again when the other processes are ended
