@@ -7,6 +7,7 @@ Sources: Shi and Malik, "Normalized Cuts and Image Segmentation", PAMI 2000, for
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from scipy.sparse import coo_array
@@ -73,7 +74,7 @@ def normalised_cut(
     width = solvers.block_width(K)
     near = solvers.noise_block(W, width) if features is None else solvers.start_block(inverse_root * features, width)
     m, z = solvers.leading_or_dense(
-        lambda z: inverse_root * (W @ (inverse_root * z)),  # S z, without forming S
+        ScaledMatrix(W, inverse_root),  # S z, without forming S
         torch.cat([D.sqrt(), near[..., 1:]], dim=-1),
         K,
         TOLERANCE[W.dtype],
@@ -81,6 +82,37 @@ def normalised_cut(
         dense,
     )
     return 1 - m, inverse_root * z, D.squeeze(-1)
+
+
+@dataclass(frozen=True)
+class ScaledMatrix:
+    """x -> s W s x, for symmetric W (..., T, T) and the diagonal s (..., T, 1), where there is one."""
+
+    W: Tensor
+    scale: Tensor | None = None
+
+    def __call__(self, block: Tensor) -> Tensor:
+        """(..., T, b) -> (..., T, b), in its type; the product has that of W."""
+        if self.scale is None:
+            return (self.W @ block.to(self.W.dtype)).to(block.dtype)
+        return self.scale * (self.W @ (self.scale * block))
+
+    def __getitem__(self, rows: Tensor) -> "ScaledMatrix":
+        return ScaledMatrix(self.W[rows], None if self.scale is None else self.scale[rows])
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """x -> (L L')^-1 x, for Cholesky factors L (..., T, T)."""
+
+    factor: Tensor
+
+    def __call__(self, block: Tensor) -> Tensor:
+        """(..., T, b) -> (..., T, b)."""
+        return torch.cholesky_solve(block, self.factor)
+
+    def __getitem__(self, rows: Tensor) -> "Inverse":
+        return Inverse(self.factor[rows])
 
 
 def _check_cut(W: Tensor, K: int, features: Tensor | None) -> None:
@@ -225,13 +257,13 @@ def _plain_laplacian(W: Tensor, K: int, features: Tensor, dense: bool) -> tuple[
         factor, failed = torch.linalg.cholesky_ex(laplacian + torch.diag_embed(shift.expand_as(D)))
         if not failed.any():
             near = solvers.start_block(features.double(), solvers.block_width(K) - 1)
-            inverse, x, converged = solvers.leading_eigenpairs(
-                lambda x: torch.cholesky_solve(x, factor),
+            inverse, x, converged = solvers.iterate(
+                Inverse(factor),
                 torch.cat([torch.ones_like(D)[..., None], near], dim=-1),
                 K,
                 TOLERANCE[torch.float64],
             )
-            if converged:
+            if converged.all():
                 return (1 / inverse - shift).float(), x.float()
             solvers.warn_of_lapack()
     negative, x = solvers.dense_leading_eigenpairs(-laplacian, K)
@@ -245,7 +277,7 @@ def _leading_affinity(W: Tensor, K: int, features: Tensor, dense: bool) -> tuple
     others: the thin blocks are float64, where they stay orthogonal to the first eigenvector. W may stay float32.
     """
     values, x = solvers.leading_or_dense(
-        lambda x: (W @ x.float()).double(),
+        ScaledMatrix(W),
         solvers.start_block(features, solvers.block_width(K)).double(),
         K,
         TOLERANCE_AFFINITY,

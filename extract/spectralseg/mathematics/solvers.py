@@ -1,8 +1,9 @@
-"""Leading eigenpairs of symmetric operators: a restarted block Krylov iteration, and dense LAPACK beside it.
+"""Leading eigenpairs of symmetric operators: a restarted block Krylov iteration on CPUs, and dense LAPACK beside it.
 
 The iteration is a block Davidson method without preconditioner (Crouzeix, Philippe and Sadkane, "The Davidson method",
 SIAM J. Sci. Comput. 1994): the basis grows by the residuals of a block of Ritz vectors, and restarts from these. It
 needs products with blocks of vectors, which run at the speed of the matrix product, and works on batches of matrices.
+GPUs have :mod:`spectralseg.mathematics.chebyshev`.
 """
 
 import warnings
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spectralseg.errors import InputError
+from spectralseg.mathematics.chebyshev import Operator, filtered_eigenpairs
 
 BASIS_BLOCKS = 6  # restart when the basis has grown to that many blocks
 EXTRA_COLUMNS = 8  # the block is that much wider than K: faster convergence, and room for multiple eigenvalues
@@ -95,24 +97,32 @@ def dense_leading_eigenpairs(matrix: Tensor, K: int) -> tuple[Tensor, Tensor]:
 
 
 def leading_or_dense(
-    apply: Callable[[Tensor], Tensor],
-    start: Tensor,
-    K: int,
-    tolerance: float,
-    matrix: Callable[[], Tensor],
-    dense: bool,
+    operator: Operator, start: Tensor, K: int, tolerance: float, matrix: Callable[[], Tensor], dense: bool
 ) -> tuple[Tensor, Tensor]:
-    """K largest eigenpairs, descending: by :func:`leading_eigenpairs`, or by LAPACK, which alone needs the matrix.
+    """K largest eigenpairs, descending: by :func:`iterate`, or by LAPACK, which alone needs the matrix.
 
     LAPACK is used where ``dense`` asks for it, for small problems, and, with a warning, where the iteration does not
-    converge.
+    converge (on a GPU for those of a batch that do not).
     """
-    if not (dense or is_small(start.shape[-2], K)):
-        values, vectors, converged = leading_eigenpairs(apply, start, K, tolerance)
-        if converged:
-            return values, vectors
+    if dense or is_small(start.shape[-2], K):
+        return dense_leading_eigenpairs(matrix(), K)
+    values, vectors, converged = iterate(operator, start, K, tolerance)
+    if not converged.all():
         warn_of_lapack()
-    return dense_leading_eigenpairs(matrix(), K)
+        left = (~converged).expand(values.shape[:-1]).to(values.device)
+        exact = dense_leading_eigenpairs(matrix()[left], K)
+        values[left], vectors[left] = exact[0].to(values), exact[1].to(vectors)
+    return values, vectors
+
+
+def iterate(operator: Operator, start: Tensor, K: int, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The iteration that suits the device of ``start``, (T, b) or (B, T, b); returns also which have converged."""
+    if start.device.type == "cpu":
+        values, vectors, all_converged = leading_eigenpairs(operator, start, K, tolerance)
+        return values, vectors, torch.tensor(all_converged)
+    results = filtered_eigenpairs(operator, start if start.ndim == 3 else start[None], K, tolerance)
+    values, vectors, converged = results if start.ndim == 3 else (each[0] for each in results)
+    return values, vectors, converged
 
 
 def warn_of_lapack() -> None:
@@ -140,9 +150,12 @@ def start_block(features: Tensor, width: int) -> Tensor:
     """(..., T, width): a few steps towards the leading eigenvectors of F F' without threshold, at next to no cost.
 
     F F' x is two thin products. Negative entries of F F' are few and small, so that its leading eigenvectors are a
-    good start for those of the thresholded affinity. Seeded: a rerun gives the same result.
+    good start for those of the thresholded affinity. Seeded: a rerun gives the same result. On a GPU, where these steps
+    would cost more than they save, it is the features, mixed.
     """
     width = min(width, features.shape[-2])  # problems that small go to LAPACK and need no start
     mixing = torch.randn(features.shape[-1], width, generator=torch.Generator().manual_seed(0)).to(features)
     block = features @ mixing
+    if features.device.type != "cpu":
+        return block
     return leading_eigenpairs(lambda x: features @ (features.mT @ x), block, width, tolerance=0.0, max_iterations=3)[1]
