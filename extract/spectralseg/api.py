@@ -123,7 +123,7 @@ class Segmenter:
         check_range("num_segments", num_segments, least=1, most=255)
         check_choice("which_color_matrix", which_color_matrix, COLOUR_AFFINITIES)
         check_choice("color_grid", color_grid, COLOR_GRIDS)
-        sharpening = CrfSettings(crf_backend=crf_backend).resolved() if crf else None
+        sharpening = CrfSettings(crf_backend=crf_backend).resolved(self.device) if crf else None
         image = ImageOps.exif_transpose(image).convert("RGB")
         patch = self.backbone.patch_size
         grid = patch_grid(image.height, image.width, patch)
@@ -144,7 +144,7 @@ class Segmenter:
         self, image: Image.Image, labels: np.ndarray, num_classes: int, crf: CrfSettings | None
     ) -> np.ndarray:
         full = upscale_labels(labels.astype(np.uint8), image.height, image.width, self.backbone.patch_size)
-        return full if crf is None else dense_crf(np.array(image), full, max(2, num_classes), crf)
+        return full if crf is None else dense_crf(np.array(image), full, max(2, num_classes), crf, self.device)
 
 
 def object_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:

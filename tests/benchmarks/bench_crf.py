@@ -42,11 +42,12 @@ Inference = Callable[[CrfSettings], np.ndarray]  # (H, W) labels or (C, H, W) pr
 
 def of_labels(image: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, Inference]:
     """What starts from a label map, with the default parameters."""
-    unary = np.full((num_classes, labels.size), -np.log(1 - CERTAINTY), dtype=np.float32)
-    unary[labels.ravel(), np.arange(labels.size)] = -np.log(CERTAINTY)
+    unary = torch.full((num_classes, labels.size), -float(np.log(1 - CERTAINTY)))
+    unary.scatter_(0, torch.from_numpy(labels.reshape(1, -1).astype(np.int64)), -float(np.log(CERTAINTY)))
+    pixels = torch.from_numpy(image)
     return {
         "absent as one": lambda settings: dense_crf(image, labels, num_classes, settings),
-        "each class": lambda settings: infer(image, unary, settings).reshape(num_classes, *labels.shape),
+        "each class": lambda settings: infer(pixels, unary, settings).reshape(num_classes, *labels.shape).numpy(),
     }
 
 
@@ -55,10 +56,12 @@ def soft(image: np.ndarray, number: int) -> dict[str, Inference]:
     height, width = image.shape[:2]
     logits = 2 * torch.randn(1, 27, height // 8, width // 8, generator=torch.Generator().manual_seed(number))
     logits = torch.nn.functional.interpolate(logits, (height, width), mode="bilinear")
-    log_probabilities = torch.log_softmax(logits, dim=1)[0].numpy()
+    log_probabilities = torch.log_softmax(logits, dim=1)[0]
+    pixels = torch.from_numpy(image)
 
     def eagle(settings: CrfSettings) -> np.ndarray:
-        return refine_probabilities(image, log_probabilities, replace(EAGLE_CRF, crf_backend=settings.crf_backend))
+        crf = replace(EAGLE_CRF, crf_backend=settings.crf_backend)
+        return refine_probabilities(pixels, log_probabilities, crf).numpy()
 
     return {"soft": eagle}
 

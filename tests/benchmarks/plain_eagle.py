@@ -145,7 +145,8 @@ def cluster(x: Tensor, centroids: Tensor, alpha: float | None) -> tuple[Tensor, 
 def correspondence(image: tuple, positive: tuple, other: tuple, samples: int = 11, negatives: int = 5) -> tuple:
     """Mean positive and negative losses."""
     count = len(image[1])
-    first, second, third = (torch.rand(count, samples, samples, 2) * 2 - 1 for _ in range(3))
+    like = image[1]
+    first, second, third = (torch.rand(count, samples, samples, 2).to(like) * 2 - 1 for _ in range(3))
 
     def at(t: Tensor, points: Tensor) -> Tensor:
         return F.grid_sample(t, points.permute(0, 2, 1, 3), padding_mode="border", align_corners=True)

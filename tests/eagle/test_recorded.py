@@ -155,6 +155,6 @@ def test_dense_crf(backend: str):
     image = (back.clamp(0, 1) * 255).byte().movedim(0, -1).numpy()
     enlarged = torch.nn.functional.interpolate(logits[None], image.shape[:2], mode="bilinear", align_corners=False)[0]
     crf = replace(EAGLE_CRF, crf_backend=backend)
-    probabilities = refine_probabilities(image, torch.log_softmax(enlarged, dim=0).numpy(), crf)
+    probabilities = refine_probabilities(torch.from_numpy(image), torch.log_softmax(enlarged, dim=0), crf).numpy()
     assert (probabilities.argmax(axis=0) == _numbers()["dense_crf/labels"]).mean() >= 0.999
     np.testing.assert_allclose(probabilities[0], _numbers()["dense_crf/probs_class0"], rtol=1e-2, atol=1e-3)

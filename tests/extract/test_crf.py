@@ -16,6 +16,7 @@ from spectralseg.errors import InputError
 from spectralseg.files.label_maps import upscale_labels
 from spectralseg.mathematics import crf as dense
 from spectralseg.mathematics.crf import EAGLE_CRF, CrfSettings, dense_crf, infer, merge_absent, refine_probabilities
+from spectralseg.mathematics.meanfield import bilateral_filter
 
 CASES = [(image, classes, patch) for image in ("astronaut", "coffee") for classes, patch in ((2, 16), (21, 16), (4, 8))]
 
@@ -70,8 +71,9 @@ def test_absent_classes_as_one_change_nothing(
         return -np.log(np.where(labels.ravel() == among[:, None], 0.9, 0.1 * copies[:, None])).astype(np.float32)
 
     ones = np.ones(num_classes, dtype=np.float32)
-    plain = infer(image, energies(np.arange(num_classes), ones), crf)
-    merged = infer(image, energies(classes, copies), crf, copies)
+    pixels = torch.from_numpy(image)
+    plain = infer(pixels, torch.from_numpy(energies(np.arange(num_classes), ones)), crf)
+    merged = infer(pixels, torch.from_numpy(energies(classes, copies)), crf, torch.from_numpy(copies))
     np.testing.assert_allclose(merged / copies[:, None], plain[classes], atol=1e-4)
 
 
@@ -79,7 +81,7 @@ def labels_of_all_classes(image: np.ndarray, labels: np.ndarray, num_classes: in
     """:func:`dense_crf` written out, each class for itself."""
     given_labels = labels.ravel() == np.arange(num_classes)[:, None]
     unary = -np.log(np.where(given_labels, 0.99, 1 - 0.99)).astype(np.float32)
-    return infer(image, unary, crf).argmax(axis=0).reshape(labels.shape)
+    return infer(torch.from_numpy(image), torch.from_numpy(unary), crf).argmax(0).reshape(labels.shape).numpy()
 
 
 def test_photograph_with_absent_classes(crf: CrfSettings):
@@ -107,21 +109,21 @@ def test_both_backends_agree(published: CrfSettings, classes: int):
     logits = torch.nn.functional.interpolate(
         2 * torch.randn(1, classes, 14, 20, generator=generator), (200, 300), mode="bilinear"
     )
-    soft = torch.log_softmax(logits, dim=1)[0].numpy()
+    soft = torch.log_softmax(logits, dim=1)[0]
     ours, theirs = (
-        refine_probabilities(image, soft, dataclasses.replace(published, crf_backend=backend))
+        refine_probabilities(torch.from_numpy(image), soft, dataclasses.replace(published, crf_backend=backend))
         for backend in ("torch", "pydensecrf")
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
-    assert (ours.argmax(0) != theirs.argmax(0)).mean() <= 1e-5
+    assert (ours.argmax(0) != theirs.argmax(0)).float().mean() <= 1e-5
 
 
 @given(st.integers(0, 1000), st.integers(2, 6))
 @settings(max_examples=30, deadline=None)
 def test_classes_in_another_order(seed: int, classes: int):
     random = np.random.default_rng(seed)
-    image = random.integers(0, 256, (9, 13, 3), dtype=np.uint8)
-    soft = np.log(random.dirichlet(np.ones(classes), 9 * 13).T.reshape(classes, 9, 13)).astype(np.float32)
+    image = torch.from_numpy(random.integers(0, 256, (9, 13, 3), dtype=np.uint8))
+    soft = torch.from_numpy(random.dirichlet(np.ones(classes), 9 * 13).T.reshape(classes, 9, 13)).log().float()
     order, crf = random.permutation(classes), CrfSettings(crf_backend="torch", alpha=5, beta=80)
     probabilities = refine_probabilities(image, soft, crf)
     np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
@@ -138,6 +140,28 @@ def test_without_pydensecrf(monkeypatch: pytest.MonkeyPatch):
 def test_too_large_for_the_memory(crf: CrfSettings, monkeypatch: pytest.MonkeyPatch):
     free = SimpleNamespace(available=sum(dense.MEMORY[crf.crf_backend][i] * (1, 21)[i] for i in (0, 1)) * 3_000_000)
     monkeypatch.setattr("psutil.virtual_memory", lambda: free)
-    image = np.broadcast_to(np.uint8(0), (3000, 4000, 3))
+    image = torch.zeros(1, dtype=torch.uint8).expand(3000, 4000, 3)
     with pytest.raises(InputError, match="4000x3000 pixels and 21 classes .* an image of 2000x1500 would do"):
-        infer(image, np.broadcast_to(np.float32(0), (21, 3000 * 4000)), crf)
+        infer(image, torch.zeros(1).expand(21, 3000 * 4000), crf)
+
+
+def test_a_batch_is_sharpened_like_its_images(crf: CrfSettings):
+    """Images that hold other classes: what is absent from all stands as one, and the rest is computed."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
+    labels = random.choice([0, 2], (3, 20, 30)).astype(np.uint8)
+    labels[1] //= 2
+    together = dense_crf(images, labels, 5, crf)
+    np.testing.assert_array_equal(together, [dense_crf(*each, 5, crf) for each in zip(images, labels, strict=True)])
+
+
+def test_images_of_one_lattice_do_not_mix():
+    """As on a GPU: one lattice for a batch, of which two images are the same and lie at both ends."""
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 20, 30, 3), dtype=np.uint8))
+    images = torch.cat([image, 255 - image, image])
+    values = torch.rand(3 * 600, 2, generator=torch.Generator().manual_seed(0))
+    together = bilateral_filter(images, 5, 20)(values).view(3, 600, 2)
+    alone = [
+        bilateral_filter(each[None], 5, 20)(part) for each, part in zip(images, values.view(3, 600, 2), strict=True)
+    ]
+    torch.testing.assert_close(together, torch.stack(alone))

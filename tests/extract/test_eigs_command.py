@@ -220,7 +220,7 @@ def test_on_a_gpu_images_of_one_size_are_solved_together(folder, capsys, monkeyp
         return solve(problems, settings, torch.device("cpu"))
 
     monkeypatch.setattr(eigs, "solve", on_cpu)
-    monkeypatch.setattr(eigs, "pick_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(eigs, "device_or_processes", lambda *_: torch.device("cuda"))
     monkeypatch.setattr(eigs, "GPU_BATCH_CELLS", 3 * (ROWS * COLUMNS) ** 2)
     assert reason(folder, capsys) == "the features hold NaN, infinite or immense values; extract them again"
     assert sizes == [3, 1, 1, 1, 2, 2]  # images 0 to 2 together, then one by one for the bad one; 3 and 4; 5 and 6

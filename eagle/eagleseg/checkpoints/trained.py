@@ -43,6 +43,11 @@ class Trained:
     step: int | None = None
     match: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def device(self) -> torch.device:
+        """Where model and backbone are."""
+        return self.model.linear_probe.weight.device
+
 
 def load_trained(path: str | Path, device: torch.device, weights: str | None = None, dtype: str = "float32") -> Trained:
     """Load a checkpoint.

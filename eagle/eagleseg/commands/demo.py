@@ -19,7 +19,7 @@ from PIL import Image
 
 from eagleseg.checkpoints.trained import Trained, load_trained
 from eagleseg.data.dataset import EagleDataset, image_folder
-from eagleseg.evaluation.evaluate import Probabilities, eagle_crf, label_maps, log_probabilities_of
+from eagleseg.evaluation.evaluate import Probabilities, eagle_crf, label_maps, log_probabilities_of, of_one
 from eagleseg.evaluation.pictures import with_legend
 from eagleseg.evaluation.scores import as_classes
 from spectralseg.errors import InputError
@@ -103,7 +103,8 @@ def segment(config: DictConfig) -> None:
     photographs = image_folder(settings.image_dir, settings.res)
     trained = load_trained(settings.model_path, pick_device(settings.device), settings.weights, settings.dtype)
     folder = run_folder()
-    crf = eagle_crf(settings.crf_backend) if settings.run_crf else None
+    processes = settings.crf_processes if settings.run_crf else 0
+    crf = eagle_crf(settings.crf_backend, trained.device, processes) if settings.run_crf else None
     stage = Stage(
         "demo_segmentation",
         folder / "cluster",
@@ -120,7 +121,7 @@ def segment(config: DictConfig) -> None:
     jobs = _jobs(trained, photographs, [numbers[image_id] for image_id in pending], settings)
     finish = Finish(folder, crf, _names(trained), trained.match)
     with stage.working():
-        for image_id, problem in stream(finish, jobs, settings.crf_processes if settings.run_crf else 0):
+        for image_id, problem in stream(finish, jobs, processes):
             if problem is None:
                 stage.done(image_id)
             else:
@@ -158,10 +159,11 @@ def predict(trained: Trained, photograph: Image.Image, settings: DemoSettings) -
     small = photograph.resize(seen, Image.Resampling.NEAREST)  # as in training
     scale = min(1.0, settings.max_side / max(photograph.size))
     width, height = (max(1, round(side * scale)) for side in photograph.size)
-    image = np.asarray(photograph.resize((width, height), Image.Resampling.BILINEAR))
+    image = np.array(photograph.resize((width, height), Image.Resampling.BILINEAR))
     batch = to_tensor(small)[None]
     probes = log_probabilities_of(trained, batch, settings.flip, (height, width))
-    return Probabilities(image, {name: values[0] for name, values in probes.items()})
+    processes = settings.crf_processes if settings.run_crf else 0
+    return Probabilities(image, {name: of_one(values, 0, processes) for name, values in probes.items()})
 
 
 def _enlarged(labels: NDArray, size: tuple[int, int]) -> NDArray[np.int16]:

@@ -66,7 +66,7 @@ def evaluate_models(config: DictConfig) -> None:
     settings = to_settings(config, EvaluationSettings)
     device = pick_device(settings.device)
     if settings.run_crf:  # results.json names what auto stands for
-        settings.crf_backend = eagle_crf(settings.crf_backend).crf_backend
+        settings.crf_backend = eagle_crf(settings.crf_backend, device, settings.crf_processes).crf_backend
     paths = settings.model_path if isinstance(settings.model_path, list) else [settings.model_path]
     for number, path in enumerate(paths):
         trained = load_trained(path, device, settings.weights, settings.dtype)

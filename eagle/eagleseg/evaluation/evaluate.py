@@ -48,10 +48,13 @@ class EvaluationOptions(Settings):
 
 @dataclass
 class Probabilities:
-    """Of one image: RGB (H, W, 3) uint8 and log-probabilities (clusters or classes, H, W) float32 by probe."""
+    """Of one image: RGB (H, W, 3) uint8 and log-probabilities (clusters or classes, H, W) float32 by probe.
+
+    The latter are arrays on their way to another process, or tensors on the device where the CRF computes.
+    """
 
     image: NDArray[np.uint8]
-    probes: dict[str, NDArray[np.float32]]
+    probes: dict[str, NDArray[np.float32] | Tensor]
 
 
 def evaluate(trained: Trained, dataset: EagleDataset, options: EvaluationOptions, folder: Path) -> dict[str, Any]:
@@ -90,50 +93,60 @@ def predictions(
 ) -> Iterator[tuple[int, dict[str, NDArray[np.uint8]], Tensor]]:
     """Index, label maps (H, W) of the probes ``cluster`` and ``linear``, truth (H, W) int64 of each image, in order."""
     truths: dict[int, Tensor] = {}
+    processes = options.crf_processes if options.run_crf else 0
 
     def probabilities() -> Iterator[Probabilities]:
         for batch in read_batches(dataset, options.batch_size, options.num_workers):
-            log_probabilities = log_probabilities_of(trained, batch["img"], options.flip)
+            probes = log_probabilities_of(trained, batch["img"], options.flip)
             for row, index in enumerate(batch["index"].tolist()):
                 truths[index] = batch["label"][row]
-                image = np.asarray(to_picture(batch["img"][row]))
-                yield Probabilities(image, {name: values[row] for name, values in log_probabilities.items()})
+                image = np.array(to_picture(batch["img"][row]))
+                yield Probabilities(image, {name: of_one(values, row, processes) for name, values in probes.items()})
 
-    crf = eagle_crf(options.crf_backend) if options.run_crf else None
-    work = functools.partial(label_maps, crf=crf)
-    for index, labels in enumerate(stream(work, probabilities(), options.crf_processes if options.run_crf else 0)):
+    crf = eagle_crf(options.crf_backend, trained.device, processes) if options.run_crf else None
+    for index, labels in enumerate(stream(functools.partial(label_maps, crf=crf), probabilities(), processes)):
         yield index, labels, truths.pop(index)
 
 
 @torch.no_grad()
 def log_probabilities_of(
     trained: Trained, images: Tensor, flip: bool, size: tuple[int, int] | None = None
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, Tensor]:
     """Log-probabilities (B, clusters or classes, *size) of both probes; ``size``: by default that of the images.
 
     ``images`` are (B, 3, H, W) RGB in [0, 1], on any device.
     """
     model = trained.model
     size = (images.shape[-2], images.shape[-1]) if size is None else size
-    images = images.to(model.linear_probe.weight.device)
+    images = images.to(trained.device)
     code = image_code(trained.features_of, model, images, flip)
     return {
-        "cluster": cluster_log_probabilities(model, code, size).cpu().numpy(),
-        "linear": torch.log_softmax(linear_logits(model, code, size), dim=1).cpu().numpy(),
+        "cluster": cluster_log_probabilities(model, code, size),
+        "linear": torch.log_softmax(linear_logits(model, code, size), dim=1),
     }
 
 
-def eagle_crf(backend: str) -> CrfSettings:
-    """The published CRF, by a backend that is there; ``spectralseg.mathematics.crf.BACKENDS`` are known."""
-    return replace(EAGLE_CRF, crf_backend=backend).resolved()
+def of_one(values: Tensor, row: int, processes: int) -> NDArray[np.float32] | Tensor:
+    """An image's part of a batch's log-probabilities, as the CRF in so many processes takes it."""
+    return values[row].cpu().numpy() if processes else values[row]
+
+
+def eagle_crf(backend: str, device: torch.device, processes: int) -> CrfSettings:
+    """The published CRF, by a backend that is there; ``spectralseg.mathematics.crf.BACKENDS`` are known.
+
+    It computes on the device of the network, or with ``processes`` above 0 on the CPU.
+    """
+    return replace(EAGLE_CRF, crf_backend=backend).resolved(torch.device("cpu") if processes else device)
 
 
 def label_maps(probabilities: Probabilities, crf: CrfSettings | None) -> dict[str, NDArray[np.uint8]]:
     """The most likely label (H, W) of each pixel, after the dense CRF if there is one."""
     maps = {}
-    for name, values in probabilities.probes.items():
-        sharp = values if crf is None else refine_probabilities(probabilities.image, values, crf)
-        maps[name] = sharp.argmax(axis=0).astype(np.uint8)
+    for name, given in probabilities.probes.items():
+        values = torch.as_tensor(given)
+        image = torch.from_numpy(probabilities.image).to(values.device)
+        sharp = values if crf is None else refine_probabilities(image, values, crf)
+        maps[name] = sharp.argmax(dim=0).byte().cpu().numpy()
     return maps
 
 

@@ -401,6 +401,7 @@ def extract_crf_segmentations(
     gamma: float = 3,
     it: int = 5,
     crf_backend: str = "auto",
+    device: str = "auto",
     overwrite: bool = False,
 ) -> None:
     r"""Sharpen label maps to the edges of the image by a dense CRF (Kraehenbuehl and Koltun 2011).
@@ -428,15 +429,17 @@ def extract_crf_segmentations(
         w2: Weight of the Gaussian term.
         gamma: Its spatial deviation in pixels.
         it: Iterations of inference.
-        crf_backend: torch, or pydensecrf, which has to be installed; auto is pydensecrf where it is, else torch. torch
-            is faster up to a megapixel. Of a million labels less than ten differ.
+        crf_backend: torch, or pydensecrf, which has to be installed and knows no GPU; auto is torch on a GPU, else
+            pydensecrf where it is installed, else torch. torch is faster up to a megapixel. Of a million labels less
+            than ten differ.
+        device: auto, cpu, cuda, cuda:1, ...; on a GPU images of one size are sharpened together.
         overwrite: Redo maps that exist.
     """
     from spectralseg.commands import semantic
 
     settings = settings_from(semantic.SharpenSettings, locals())
     semantic.extract_crf_segmentations(
-        images_list, images_root, segmentations_dir, output_dir, settings, multiprocessing, overwrite
+        images_list, images_root, segmentations_dir, output_dir, settings, multiprocessing, device, overwrite
     )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from spectralseg.files.images import find_image, load_image, patch_grid
 from spectralseg.files.storage import compact, list_ids, load_features, save_record
 from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
 from spectralseg.mathematics.eigen import AFFINITIES, LAPLACIANS, SOLVERS, spectral_eigenvectors
-from spectralseg.running.devices import keep_freed_memory, pick_device, require_memory
+from spectralseg.running.batches import run_in_batches
+from spectralseg.running.devices import device_or_processes, keep_freed_memory, require_memory
 from spectralseg.running.stage import Stage, provenance
 from spectralseg.settings import Settings, setting
 
@@ -68,11 +70,7 @@ def extract_eigs(
     overwrite: bool = False,
 ) -> None:
     """The command ``extract_eigs``; see its documentation in ``extract.py``."""
-    if multiprocessing > 0 and device == "auto":
-        device = "cpu"
-    where = pick_device(device)
-    if multiprocessing > 0 and where.type != "cpu":
-        raise InputError(f"--multiprocessing is for CPUs: leave it out, or leave out --device {device}")
+    where = device_or_processes(device, multiprocessing)
     ids = list_ids(features_dir, ".pth")
     if settings.image_color_lambda > 0 and not Path(images_root).is_dir():
         raise InputError(f"no such images_root: {images_root}")
@@ -89,8 +87,8 @@ def extract_eigs(
         work = functools.partial(_solve_and_save, prepare, settings, stage.folder)
         stage.run(work, pending, multiprocessing)
     else:
-        with stage.working():
-            _run_on_gpu(stage, pending, prepare, settings, where)
+        together = functools.partial(_solve_together, settings, stage.folder, where)
+        run_in_batches(stage, pending, prepare, lambda item: (item.features.shape, item.new_grid), _at_once, together)
     stage.finish()
 
 
@@ -168,38 +166,14 @@ def _solve_and_save(prepare: functools.partial, settings: EigenSettings, folder:
     _save(folder, problem, settings, values[0], vectors[0])
 
 
-def _run_on_gpu(
-    stage: Stage, pending: list[str], prepare: functools.partial, settings: EigenSettings, device: torch.device
-) -> None:
-    """Solve images of one size together; those that cannot be read are reported."""
-    waiting: dict[tuple[object, ...], list[Problem]] = {}
+def _solve_together(
+    settings: EigenSettings, folder: Path, device: torch.device, problems: list[Problem]
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Solve problems of one size on a GPU; yield what saves each."""
+    values, vectors = (result.cpu() for result in solve(problems, settings, device))
+    for problem, image_values, image_vectors in zip(problems, values, vectors, strict=True):
+        yield problem.image_id, functools.partial(_save, folder, problem, settings, image_values, image_vectors)
 
-    def flush(problems: list[Problem]) -> None:
-        try:
-            values, vectors = solve(problems, settings, device)
-        except (InputError, torch.OutOfMemoryError, torch.linalg.LinAlgError) as error:
-            # Image by image then: only the bad one fails, and a batch too large for the memory may fit one at a time.
-            for problem in problems:
-                if len(problems) > 1:
-                    flush([problem])
-                else:
-                    stage.failed(problem.image_id, str(error))
-            return
-        for problem, image_values, image_vectors in zip(problems, values.cpu(), vectors.cpu(), strict=True):
-            _save(stage.folder, problem, settings, image_values, image_vectors)
-            stage.done(problem.image_id)
 
-    for image_id in pending:
-        try:
-            problem = prepare(image_id)
-        except InputError as error:
-            stage.failed(image_id, str(error))
-            continue
-        key = (problem.features.shape, problem.grid, problem.new_grid)
-        group = waiting.setdefault(key, [])
-        group.append(problem)
-        cells = problem.new_grid[0] * problem.new_grid[1]
-        if (len(group) + 1) * cells**2 > GPU_BATCH_CELLS:
-            flush(waiting.pop(key))
-    for group in waiting.values():
-        flush(group)
+def _at_once(problem: Problem) -> int:
+    return max(1, GPU_BATCH_CELLS // math.prod(problem.new_grid) ** 2)

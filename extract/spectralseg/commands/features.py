@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,12 +18,11 @@ from spectralseg.files.images import crop_to_patches, load_image, read_images_li
 from spectralseg.files.storage import compact, save_record
 from spectralseg.models.backbones import Backbone, load_backbone
 from spectralseg.models.tokens import TokenExtractor, dtype_named
+from spectralseg.running.batches import alike
 from spectralseg.running.devices import keep_freed_memory, pick_device
 from spectralseg.running.stage import Stage
 from spectralseg.running.workers import loader
 from spectralseg.settings import Settings, check_range, setting
-
-WAITING_BATCHES = 16  # images of so many batches may wait for others of their size
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,8 @@ def extract_features(
     indices = {image_id: index for index, image_id in enumerate(files)}
     dataset = ImageFiles(Path(images_root), [(image_id, files[image_id]) for image_id in pending], backbone, settings)
     with stage.working(), _decoded(dataset, num_workers, where) as items:
-        for batch in batches_of_one_size(items, batch_size, stage):
+        images = _readable(items, stage)
+        for batch in alike(images, kind=lambda item: tuple(item.pixels.shape), at_once=lambda _: batch_size):
             for item, features in _features(extractor, batch, where, stage):
                 record = {"indices": indices[item.image_id], "file": files[item.image_id], "id": item.image_id}
                 record |= about | {"shape": (1, 3, *item.shape)}
@@ -134,28 +133,13 @@ def _decoded(dataset: ImageFiles, num_workers: int | None, device: torch.device)
         yield iter(items)
 
 
-def batches_of_one_size(items: Iterator[Loaded | Unreadable], batch_size: int, stage: Stage) -> Iterator[list[Loaded]]:
-    """Collect images of one size into batches; those that cannot be read are reported to ``stage``.
-
-    Images wait for others of their size, at most ``WAITING_BATCHES * batch_size`` of them: then the fullest group goes
-    on as it is. Results do not depend on who shares a batch.
-    """
-    waiting: dict[tuple[int, ...], list[Loaded]] = defaultdict(list)
-    count = 0
+def _readable(items: Iterator[Loaded | Unreadable], stage: Stage) -> Iterator[Loaded]:
+    """Those that could be decoded; the others are reported to ``stage``."""
     for item in items:
         if isinstance(item, Unreadable):
             stage.failed(item.image_id, item.problem)
-            continue
-        group = waiting[tuple(item.pixels.shape)]
-        group.append(item)
-        count += 1
-        if len(group) < batch_size and count >= WAITING_BATCHES * batch_size:
-            group = max(waiting.values(), key=len)
-        if len(group) >= batch_size or count >= WAITING_BATCHES * batch_size:
-            batch = waiting.pop(tuple(group[0].pixels.shape))
-            count -= len(batch)
-            yield batch
-    yield from waiting.values()
+        else:
+            yield item
 
 
 def _features(

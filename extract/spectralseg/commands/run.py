@@ -21,6 +21,7 @@ from spectralseg.files.label_maps import MASK_FORMATS, label_picture, load_label
 from spectralseg.files.storage import atomic_write, make_folder, save_json, save_picture
 from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.crf import BACKENDS, CrfSettings
+from spectralseg.running.devices import device_or_processes
 from spectralseg.running.stage import Stage, provenance
 from spectralseg.settings import Settings, setting
 
@@ -70,7 +71,8 @@ def run(
     photographs = find_photographs(images, output)
     folders = Folders(make_folder(output))
     if settings.crf:
-        CrfSettings(crf_backend=settings.crf_backend).resolved()  # said before the work, if it is not installed
+        where = device_or_processes(device, multiprocessing)
+        CrfSettings(crf_backend=settings.crf_backend).resolved(where)  # said before the work, if it is not installed
     failures: dict[str, str] = {}
 
     def step(command: Callable[..., None], *arguments: Any, **options: Any) -> None:
@@ -105,7 +107,8 @@ def run(
                 downsample_factor=patch_size,
                 mask_format=mask_format,
             )
-            step(semantic.extract_crf_segmentations, listed, root, str(patches), str(sharp), crf, multiprocessing)
+            arguments = (listed, root, str(patches), str(sharp), crf, multiprocessing, device)
+            step(semantic.extract_crf_segmentations, *arguments)
     finished = {image_id: name for image_id, name in photographs.items() if image_id not in failures}
     step(cut_out_objects, finished, Path(images), folders, settings.crf, patch_size, multiprocessing)
     finished = {image_id: name for image_id, name in finished.items() if image_id not in failures}

@@ -1,10 +1,12 @@
 """From clusters to semantic maps, and from label maps to sharp edges."""
 
 import functools
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from spectralseg.errors import InputError
 from spectralseg.files.images import load_image, read_images_list
@@ -12,9 +14,12 @@ from spectralseg.files.label_maps import MASK_FORMATS, load_labels, save_labels,
 from spectralseg.files.storage import field, list_ids, load_list
 from spectralseg.mathematics.clusters import semantic_map
 from spectralseg.mathematics.crf import CrfSettings, dense_crf
-from spectralseg.running.devices import keep_freed_memory
+from spectralseg.running.batches import run_in_batches
+from spectralseg.running.devices import device_or_processes, keep_freed_memory
 from spectralseg.running.stage import Stage, describe_file, provenance
 from spectralseg.settings import setting
+
+GPU_BATCH = 16  # images of one size whose CRFs are solved together
 
 
 def extract_semantic_segmentations(
@@ -67,10 +72,12 @@ def extract_crf_segmentations(
     output_dir: str,
     settings: SharpenSettings,
     multiprocessing: int = 0,
+    device: str = "auto",
     overwrite: bool = False,
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
-    settings = settings.resolved()
+    where = device_or_processes(device, multiprocessing)
+    settings = settings.resolved(where)
     files = read_images_list(images_list, images_root)
     if not Path(segmentations_dir).is_dir():
         raise InputError(f"no such segmentations_dir: {segmentations_dir}")
@@ -78,18 +85,51 @@ def extract_crf_segmentations(
     stage = Stage("extract_crf_segmentations", output_dir, ".png", arguments, overwrite)
     keep_freed_memory()
     paths = {image_id: Path(images_root) / name for image_id, name in files.items()}
-    work = functools.partial(_sharpen, paths, Path(segmentations_dir), stage.folder, settings)
-    stage.run(work, stage.begin(files), multiprocessing)
+    read = functools.partial(_read_map, paths, Path(segmentations_dir), settings)
+    pending = stage.begin(files)
+    if where.type == "cpu":
+        stage.run(functools.partial(_sharpen_alone, read, stage.folder, settings), pending, multiprocessing)
+    else:
+        together = functools.partial(_sharpen, stage.folder, settings, where)
+        run_in_batches(stage, pending, read, lambda item: item.labels.shape, lambda _: GPU_BATCH, together)
     stage.finish()
 
 
-def _sharpen(
-    paths: dict[str, Path], segmentations_dir: Path, folder: Path, settings: SharpenSettings, image_id: str
-) -> None:
-    labels, num_classes = load_labels(segmentations_dir / f"{image_id}.png"), settings.num_classes
-    if num_classes == 2 and np.isin(labels, (0, 255)).all():
+@dataclass(frozen=True)
+class LabelledImage:
+    """A photograph, (H, W, 3) uint8, and its coarse label map at its size, (H, W)."""
+
+    image_id: str
+    image: np.ndarray
+    labels: np.ndarray
+
+
+def _read_map(
+    paths: dict[str, Path], segmentations_dir: Path, settings: SharpenSettings, image_id: str
+) -> LabelledImage:
+    labels = load_labels(segmentations_dir / f"{image_id}.png")
+    if settings.num_classes == 2 and np.isin(labels, (0, 255)).all():
         labels = (labels > 0).astype(np.uint8)
     image = np.array(load_image(paths[image_id]))
     labels = upscale_labels(labels, image.shape[0], image.shape[1], settings.downsample_factor)
-    path, sharp = folder / f"{image_id}.png", dense_crf(image, labels, num_classes, settings)
-    save_mask(path, sharp, settings.mask_format) if num_classes == 2 else save_labels(path, sharp)
+    return LabelledImage(image_id, image, labels)
+
+
+def _sharpen(
+    folder: Path, settings: SharpenSettings, device: torch.device, items: list[LabelledImage]
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Sharpen maps of one size; yield what saves each."""
+    images, labels = (np.stack([getattr(item, name) for item in items]) for name in ("image", "labels"))
+    for item, sharp in zip(items, dense_crf(images, labels, settings.num_classes, settings, device), strict=True):
+        path = folder / f"{item.image_id}.png"
+        if settings.num_classes == 2:
+            yield item.image_id, functools.partial(save_mask, path, sharp, settings.mask_format)
+        else:
+            yield item.image_id, functools.partial(save_labels, path, sharp)
+
+
+def _sharpen_alone(
+    read: Callable[[str], LabelledImage], folder: Path, settings: SharpenSettings, image_id: str
+) -> None:
+    for _, save in _sharpen(folder, settings, torch.device("cpu"), [read(image_id)]):
+        save()

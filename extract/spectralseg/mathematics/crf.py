@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import psutil
 import torch
+from torch import Tensor
 
 from spectralseg.errors import InputError
 from spectralseg.mathematics.meanfield import bilateral_filter, mean_field, position_filter
@@ -19,11 +20,12 @@ from spectralseg.settings import Settings, setting
 BACKENDS = ("auto", "torch", "pydensecrf")
 # Bytes that inference needs for a pixel, and for a pixel and class: the most that was measured, with EAGLE's parameters
 # on a noisy image of 3 megapixels.
-MEMORY = {"torch": (700, 28), "pydensecrf": (350, 35)}
+MEMORY = {"torch": (700, 28), "pydensecrf": (350, 35), "torch on a GPU": (900, 90)}
 
 # Of torch. Two are a third faster on idle cores, but many times slower where other processes take the cores: threads
 # wait for each other after every step. Images side by side in processes use the cores as well.
 THREADS = 1
+CPU = torch.device("cpu")
 CERTAINTY = 0.99  # probability of the given label in the unary term; the others have 0.01
 
 
@@ -47,16 +49,18 @@ class CrfSettings(Settings):
     it: int = setting(5, least=1)
     crf_backend: str = setting("auto", choices=BACKENDS)
 
-    def resolved(self: Kind) -> Kind:
-        """The same, with the backend that ``auto`` stands for: pydensecrf where it is installed, else torch.
+    def resolved(self: Kind, device: torch.device = CPU) -> Kind:
+        """The same, with the backend that ``auto`` stands for: torch on a GPU; else pydensecrf where it is installed.
 
         Raises
         ------
         InputError
-            pydensecrf is asked for and not installed.
+            pydensecrf is asked for and not installed, or asked for on a GPU.
         """
-        if self.crf_backend == "torch":
-            return self
+        if self.crf_backend == "pydensecrf" and device.type != "cpu":
+            raise InputError(f"the crf_backend pydensecrf computes on the CPU alone, not on {device}: take torch")
+        if self.crf_backend == "torch" or device.type != "cpu":
+            return replace(self, crf_backend="torch")
         try:
             import pydensecrf.densecrf  # noqa: F401
         except ImportError:
@@ -72,43 +76,49 @@ class CrfSettings(Settings):
 EAGLE_CRF = CrfSettings(w1=4, alpha=67, beta=3, w2=3, gamma=1, it=10)
 
 
-def dense_crf(image: np.ndarray, labels: np.ndarray, num_classes: int, settings: CrfSettings) -> np.ndarray:
-    """Sharpen a label map.
+def dense_crf(
+    image: np.ndarray, labels: np.ndarray, num_classes: int, settings: CrfSettings, device: torch.device = CPU
+) -> np.ndarray:
+    """Sharpen a label map, or those of a batch.
 
     Parameters
     ----------
     image
-        (H, W, 3) uint8 RGB.
+        (H, W, 3) uint8 RGB, or (B, H, W, 3).
     labels
-        (H, W) label map with values below ``num_classes``; {0, 255} count as {0, 1} when there are two classes.
+        (H, W) label map with values below ``num_classes``, or (B, H, W).
     num_classes
         Number of labels.
     settings
         Pairwise terms.
+    device
+        Where torch computes. Batches are for GPUs: on a CPU the images take turns.
 
     Returns
     -------
     np.ndarray
-        (H, W) uint8 label map.
+        uint8 label map, as ``labels``.
 
     Raises
     ------
     InputError
         Labels that are negative or beyond ``num_classes``, sizes that differ, or what :func:`infer` raises.
     """
-    if labels.shape != image.shape[:2]:
-        raise InputError(f"a label map of {labels.shape} does not fit an image of {image.shape[:2]}")
+    if labels.shape != image.shape[:-1]:
+        raise InputError(f"a label map of {labels.shape} does not fit an image of {image.shape[:-1]}")
     if labels.max() >= num_classes:
         raise InputError(f"label {labels.max()} in a map of {num_classes} classes; raise --num_classes")
     if labels.min() < 0:
         raise InputError(f"label {labels.min()}: labels count from 0")
     classes, copies = merge_absent(labels, num_classes)
-    unary = np.empty((len(classes), labels.size), dtype=np.float32)
-    unary[:] = -np.log(np.float32(1 - CERTAINTY)) - np.log(copies)[:, None]
-    unary[np.searchsorted(classes, labels.ravel()), np.arange(labels.size)] = -np.log(np.float32(CERTAINTY))
-    probabilities = infer(image, unary, settings, copies)
-    probabilities /= copies[:, None]
-    return classes[probabilities.argmax(axis=0)].reshape(labels.shape).astype(np.uint8)
+    given = np.searchsorted(classes, labels).reshape(*labels.shape[:-2], 1, -1)
+    other = torch.from_numpy(-np.log(np.float32(1 - CERTAINTY)) - np.log(copies)).to(device)[:, None]
+    unary = other.repeat(*given.shape[:-2], 1, given.shape[-1])
+    unary.scatter_(-2, torch.from_numpy(given).to(device), -float(np.log(np.float32(CERTAINTY))))
+    shares = torch.from_numpy(copies).to(device)
+    probabilities = infer(torch.from_numpy(image).to(device), unary, settings, shares)
+    best = (probabilities / shares[:, None]).argmax(dim=-2).cpu().numpy()
+    return classes[best].reshape(labels.shape).astype(np.uint8)
 
 
 def merge_absent(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,44 +136,46 @@ def merge_absent(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.n
     return classes, copies
 
 
-def refine_probabilities(image: np.ndarray, log_probabilities: np.ndarray, settings: CrfSettings) -> np.ndarray:
+def refine_probabilities(image: Tensor, log_probabilities: Tensor, settings: CrfSettings) -> Tensor:
     """Sharpen probabilities, as EAGLE and STEGO do.
 
     Parameters
     ----------
     image
-        (H, W, 3) uint8 RGB. The CRF gets it as BGR, as published: colour distances are the same, but the lattice that
-        approximates them is not, and a percent of the labels differ.
+        (H, W, 3) uint8 RGB, or (B, H, W, 3). The CRF gets it as BGR, as published: colour distances are the same, but
+        the lattice that approximates them is not, and a percent of the labels differ.
     log_probabilities
-        (C, H, W) float32.
+        (C, H, W) float32, or (B, C, H, W), on the same device.
     settings
         Pairwise terms; the published ones are ``EAGLE_CRF``.
 
     Returns
     -------
-    np.ndarray
-        (C, H, W) float32 probabilities.
+    Tensor
+        float32 probabilities, as ``log_probabilities``.
 
     Raises
     ------
     InputError
         Sizes that differ, or what :func:`infer` raises.
     """
-    if log_probabilities.shape[1:] != image.shape[:2]:
-        raise InputError(f"probabilities of {log_probabilities.shape[1:]} do not fit an image of {image.shape[:2]}")
-    unary = -log_probabilities.reshape(len(log_probabilities), -1)
-    return infer(image[..., ::-1], unary, settings).reshape(log_probabilities.shape)
+    *batch, classes, height, width = log_probabilities.shape
+    if (*batch, height, width) != image.shape[:-1]:
+        raise InputError(f"probabilities of {(*batch, height, width)} do not fit an image of {tuple(image.shape[:-1])}")
+    unary = -log_probabilities.reshape(*batch, classes, height * width)
+    return infer(image.flip(-1), unary, settings).reshape(log_probabilities.shape)
 
 
-def infer(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: np.ndarray | None = None) -> np.ndarray:
-    """Mean-field inference.
+@torch.no_grad()
+def infer(image: Tensor, unary: Tensor, settings: CrfSettings, copies: Tensor | None = None) -> Tensor:
+    """Mean-field inference, on the device of ``unary``.
 
     Parameters
     ----------
     image
-        (H, W, 3) uint8.
+        (H, W, 3) uint8, or (B, H, W, 3).
     unary
-        (C, H * W) energies.
+        (C, H * W) float32 energies, or (B, C, H * W).
     settings
         Pairwise terms.
     copies
@@ -173,8 +185,8 @@ def infer(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: n
 
     Returns
     -------
-    np.ndarray
-        (C, H * W) float32 probabilities.
+    Tensor
+        float32 probabilities, as ``unary``.
 
     Raises
     ------
@@ -186,50 +198,59 @@ def infer(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: n
     With Potts' compatibility a label receives the messages of its own kind: of ``n`` equal labels with the sum ``Q``,
     ``w * filter(Q / n)``. So the weights of a label that stands for ``n`` are ``w / n``.
     """
-    settings = settings.resolved()
-    height, width = image.shape[:2]
-    _require_memory(height, width, len(unary), settings.crf_backend)
-    copies = np.ones(len(unary), dtype=np.float32) if copies is None else copies
-    image, unary = np.ascontiguousarray(image), np.ascontiguousarray(unary, dtype=np.float32)
-    return (_by_torch if settings.crf_backend == "torch" else _by_pydensecrf)(image, unary, settings, copies)
+    settings = settings.resolved(unary.device)
+    together = _images_at_once(image, unary, settings.crf_backend)
+    images, energies = image.reshape(-1, *image.shape[-3:]), unary.reshape(-1, *unary.shape[-2:])
+    copies = unary.new_ones(unary.shape[-2]) if copies is None else copies
+    backend = _by_torch if settings.crf_backend == "torch" else _by_pydensecrf
+    parts = zip(images.split(together), energies.split(together), strict=True)
+    return torch.cat([backend(*part, settings, copies) for part in parts]).reshape(unary.shape)
 
 
-@torch.no_grad()
-def _by_torch(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: np.ndarray) -> np.ndarray:
-    pixels = torch.from_numpy(image)
-    height, width, _ = image.shape
+def _by_torch(images: Tensor, unary: Tensor, settings: CrfSettings, copies: Tensor) -> Tensor:
+    count, height, width, _ = images.shape
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
-        positions = position_filter(height, width, settings.gamma, pixels.device)
-        filters = [(settings.w2, positions), (settings.w1, bilateral_filter(pixels, settings.alpha, settings.beta))]
-        energies = torch.from_numpy(unary).T.contiguous()
-        return mean_field(energies, filters, settings.it, torch.from_numpy(copies)).T.contiguous().numpy()
+        positions = position_filter(height, width, settings.gamma, unary.device, count)
+        filters = [(settings.w2, positions), (settings.w1, bilateral_filter(images, settings.alpha, settings.beta))]
+        rows = unary.mT.reshape(-1, unary.shape[1])  # of pixels, image after image
+        return mean_field(rows, filters, settings.it, copies).view(count, height * width, -1).mT.contiguous()
     finally:
         torch.set_num_threads(threads)
 
 
-def _by_pydensecrf(image: np.ndarray, unary: np.ndarray, settings: CrfSettings, copies: np.ndarray) -> np.ndarray:
+def _by_pydensecrf(images: Tensor, unary: Tensor, settings: CrfSettings, copies: Tensor) -> Tensor:
     from pydensecrf import densecrf
 
-    model = densecrf.DenseCRF2D(image.shape[1], image.shape[0], len(unary))
-    model.setUnaryEnergy(unary)
+    (image,), (energies,) = images.contiguous().numpy(), unary.contiguous().numpy()
+    model = densecrf.DenseCRF2D(image.shape[1], image.shape[0], len(energies))
+    model.setUnaryEnergy(energies)
     # pydensecrf takes a number as Potts' weight, and an array as the diagonal of the compatibility, which is negative
     w1: float | np.ndarray = settings.w1
     w2: float | np.ndarray = settings.w2
     if (copies != 1).any():
-        w1, w2 = -w1 / copies, -w2 / copies
+        w1, w2 = -w1 / copies.numpy(), -w2 / copies.numpy()
     model.addPairwiseGaussian(sxy=settings.gamma, compat=w2)
     model.addPairwiseBilateral(sxy=settings.alpha, srgb=settings.beta, rgbim=image, compat=w1)
-    return np.array(model.inference(settings.it))
+    return torch.from_numpy(np.array(model.inference(settings.it), dtype=np.float32))[None]
 
 
-def _require_memory(height: int, width: int, classes: int, backend: str) -> None:
-    per_pixel, per_class = MEMORY[backend]
-    needed, free = (per_pixel + per_class * classes) * height * width, psutil.virtual_memory().available
+def _images_at_once(image: Tensor, unary: Tensor, backend: str) -> int:
+    """How many images fit into the memory together; one on a CPU."""
+    device, classes = unary.device, unary.shape[-2]
+    height, width = image.shape[-3:-1]
+    if device.type == "cuda":
+        per_pixel, per_class = MEMORY[f"{backend} on a GPU"]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for what comes
+        free = torch.cuda.mem_get_info(device)[0] + kept
+    else:
+        (per_pixel, per_class), free = MEMORY[backend], psutil.virtual_memory().available
+    needed = (per_pixel + per_class * classes) * height * width
     if needed > free:
         share = (free / needed) ** 0.5
         raise InputError(
             f"the CRF of {width}x{height} pixels and {classes} classes needs about {needed / 1e9:.1f} GB, "
             f"{free / 1e9:.1f} GB are free: an image of {int(width * share)}x{int(height * share)} would do"
         )
+    return free // needed if device.type == "cuda" else 1

@@ -8,11 +8,11 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, pad
 
 from spectralseg.errors import InputError
 
-CHUNK = 2**16  # points at a time: few enough for a CPU's cache
+CHUNK = 2**16  # points at a time on a CPU: few enough for its cache
 
 
 class GaussianFilter:
@@ -28,6 +28,8 @@ class GaussianFilter:
     points
         (d, N) float32, ``f``: features, each divided by its standard deviation; ``d`` is 2 for positions, 5 with
         colours.
+    images
+        The points are those of so many images of one size, one after the other: points of two images are far apart.
 
     Raises
     ------
@@ -35,23 +37,23 @@ class GaussianFilter:
         Points that spread over too many standard deviations to number the vertices.
     """
 
-    def __init__(self, points: Tensor) -> None:
+    def __init__(self, points: Tensor, images: int = 1) -> None:
         size = len(points) + 1  # axes of the lattice, and vertices of a simplex
-        packed = VertexKeys(points)
+        packed = VertexKeys(points, images)
         parts: list[tuple[Tensor, ...]] = []
         known = 0
-        for start in range(0, points.shape[1], CHUNK):
-            origin, rank, offsets = enclosing_simplex(points[:, start : start + CHUNK])
+        chunk = CHUNK if points.device.type == "cpu" else points.shape[1]
+        for start in range(0, points.shape[1], chunk):
+            origin, rank, offsets = enclosing_simplex(points[:, start : start + chunk])
             weights = barycentric(rank, offsets).T.reshape(-1)
-            keys, number, order, counts = group(packed(origin, rank).T.reshape(-1))
+            keys, number, order, counts = group(packed(origin, rank, start).T.reshape(-1))
             rows = order.div(size, rounding_mode="floor") + start
             parts.append((keys, number + known, counts, rows, weights.index_select(0, order), weights))
             known += len(keys)
         keys, corners, counts, self._points, self._splat, weights = map(torch.cat, zip(*parts, strict=True))
-        del parts
         self._starts = starts(counts)
         vertices, number, self._shares, counts = group(keys)
-        self._share_starts = starts(counts)
+        self._share_starts = starts(counts) if len(parts) > 1 else None  # of one chunk each vertex has one share
         self._corners = number.index_select(0, corners).view(-1, size)
         self._neighbours = neighbours(vertices, packed.steps)
         # along an axis: a vertex, and half of those before and after it
@@ -63,12 +65,27 @@ class GaussianFilter:
 
     def __call__(self, values: Tensor) -> Tensor:
         """Filter (N, C) float32 values; returns the same shape."""
-        shares = embedding_bag(self._points, values, self._starts, mode="sum", per_sample_weights=self._splat)
-        vertices = embedding_bag(self._shares, shares, self._share_starts, mode="sum")
-        del shares
+        vertices = weighted_sums(values, self._points, self._splat, self._starts)
+        if self._share_starts is not None:
+            vertices = embedding_bag(self._shares, vertices, self._share_starts, mode="sum")
         for table in self._neighbours:
-            vertices = embedding_bag(table, vertices, mode="sum", per_sample_weights=self._blur)
-        return embedding_bag(self._corners, vertices, mode="sum", per_sample_weights=self._slice)
+            vertices = weighted_sums(vertices, table, self._blur)
+        return weighted_sums(vertices, self._corners, self._slice)
+
+
+def weighted_sums(values: Tensor, index: Tensor, weights: Tensor, starts: Tensor | None = None) -> Tensor:
+    """Sums of rows of ``values`` (V, C): (R, C).
+
+    ``index`` and ``weights`` are (R, k), or with ``starts`` (R + 1,) (K,), row r from ``starts[r]`` on; the last is
+    empty then. The sums are added up in the same order in every run.
+    """
+    if values.device.type == "cpu":
+        return embedding_bag(index, values, starts, mode="sum", per_sample_weights=weights)
+    # On a GPU embedding_bag has a warp for each row, of which C threads work.
+    picked = values.index_select(0, index.view(-1)).mul_(weights.view(-1, 1))
+    if starts is None:
+        return picked.view(*index.shape, -1).sum(dim=1)
+    return pad(torch.segment_reduce(picked, "sum", offsets=starts, unsafe=True), (0, 0, 0, 1))
 
 
 def group(keys: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -160,6 +177,8 @@ class VertexKeys:
     ----------
     points
         (d, N) float32, which the lattice is to enclose.
+    images
+        As of :class:`GaussianFilter`: the number of its image is a further digit of a vertex.
 
     Raises
     ------
@@ -167,8 +186,9 @@ class VertexKeys:
         int64 is not enough.
     """
 
-    def __init__(self, points: Tensor) -> None:
+    def __init__(self, points: Tensor, images: int = 1) -> None:
         size = len(points) + 1
+        self._points_per_image = points.shape[1] // images
         digits = elevation(size - 1).to(points.device) / size
         digits[1:-1] -= digits[0].clone()
         digits = digits[:-1]
@@ -178,23 +198,31 @@ class VertexKeys:
         self._lowest = (middle - reach).floor() - 3
         spans = ((middle + reach).ceil() + 4 - self._lowest).double().tolist()
         spans[0] *= size  # v_0 counts parts of units
-        if not math.prod(spans) < torch.iinfo(torch.int64).max:  # nor NaN
+        if not images * math.prod(spans) < torch.iinfo(torch.int64).max:  # nor NaN
             raise InputError("the CRF's deviations (alpha, beta, gamma) are too small for this image")
         spans = [int(span) for span in spans]
-        dtype = torch.int32 if math.prod(spans) <= torch.iinfo(torch.int32).max else torch.int64
+        self._vertices_per_image = math.prod(spans)
+        dtype = torch.int32 if images * self._vertices_per_image <= torch.iinfo(torch.int32).max else torch.int64
         first, *others = (math.prod(spans[axis + 1 :]) for axis in range(size - 1))
         # To a neighbour: -1 along all axes but one, and d along that.
         steps = [(size - 1) * first - sum(others), *(other - first for other in others), -first]
         self.steps = torch.tensor(steps, dtype=dtype, device=points.device)
         self._strides = [size * first, *others]
 
-    def __call__(self, origin: Tensor, rank: Tensor) -> Tensor:
-        """(d + 1, N): the keys of a simplex's vertices, as of :func:`enclosing_simplex`, by remainder."""
+    def __call__(self, origin: Tensor, rank: Tensor, start: int = 0) -> Tensor:
+        """(d + 1, N): the keys of a simplex's vertices, as of :func:`enclosing_simplex`, by remainder.
+
+        ``start`` is the number of the first of these points.
+        """
         keys = torch.empty_like(rank, dtype=self.steps.dtype)
         torch.mul((origin[0] - self._lowest[0]).to(keys.dtype), self._strides[0], out=keys[0])
         for axis in range(1, len(origin) - 1):
             digit = origin[axis] - origin[0] - self._lowest[axis]
             keys[0] += digit.to(keys.dtype).mul_(self._strides[axis])
+        if self._points_per_image < start + keys.shape[1]:
+            number = torch.arange(start, start + keys.shape[1], device=keys.device)
+            number = number.div_(self._points_per_image, rounding_mode="floor")
+            keys[0] += number.to(keys.dtype).mul_(self._vertices_per_image)
         # From a vertex to the one of the next remainder: the way back from a neighbour.
         turns = torch.empty_like(keys).scatter_(0, rank, self.steps[:, None].expand_as(rank))
         for remainder in range(1, len(origin)):

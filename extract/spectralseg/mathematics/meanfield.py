@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spectralseg.mathematics.lattice import GaussianFilter
 
-MOST_KEPT = 2**20  # pixels of an image whose filter over positions is kept for the next image of its size
+MOST_KEPT = 2**20  # pixels of images whose filter over positions is kept for the next images of their size
 
 
 def mean_field(unary: Tensor, filters: list[tuple[float, GaussianFilter]], iterations: int, copies: Tensor) -> Tensor:
@@ -59,22 +59,24 @@ def softmax(values: Tensor) -> Tensor:
     return values.softmax(1)
 
 
-def position_filter(height: int, width: int, deviation: float, device: torch.device) -> GaussianFilter:
-    """Kernel over the positions of an image: (row-major) pixels ``deviation`` apart are 1 apart."""
-    build = _kept_position_filter if height * width <= MOST_KEPT else _kept_position_filter.__wrapped__
-    return build(height, width, deviation, device)
+def position_filter(height: int, width: int, deviation: float, device: torch.device, images: int = 1) -> GaussianFilter:
+    """Kernel over the positions of images: (row-major) pixels ``deviation`` apart are 1 apart."""
+    build = _kept_position_filter if images * height * width <= MOST_KEPT else _kept_position_filter.__wrapped__
+    return build(height, width, deviation, device, images)
 
 
 @functools.lru_cache(maxsize=4)
-def _kept_position_filter(height: int, width: int, deviation: float, device: torch.device) -> GaussianFilter:
-    return GaussianFilter(positions(height, width, device) / deviation)
+def _kept_position_filter(
+    height: int, width: int, deviation: float, device: torch.device, images: int
+) -> GaussianFilter:
+    return GaussianFilter(positions(height, width, device).repeat(1, images) / deviation, images)
 
 
-def bilateral_filter(image: Tensor, spatial: float, colour: float) -> GaussianFilter:
-    """Kernel over the positions and colours of an image, (H, W, 3) uint8."""
-    height, width = image.shape[:2]
-    colours = image.reshape(-1, 3).T.float()
-    return GaussianFilter(torch.cat([positions(height, width, image.device) / spatial, colours / colour]))
+def bilateral_filter(images: Tensor, spatial: float, colour: float) -> GaussianFilter:
+    """Kernel over the positions and colours of images, (B, H, W, 3) uint8."""
+    count, height, width, _ = images.shape
+    places = positions(height, width, images.device).repeat(1, count)
+    return GaussianFilter(torch.cat([places / spatial, images.reshape(-1, 3).T.float() / colour]), count)
 
 
 def positions(height: int, width: int, device: torch.device) -> Tensor:

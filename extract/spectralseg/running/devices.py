@@ -43,6 +43,14 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def device_or_processes(name: str, multiprocessing: int) -> torch.device:
+    """As :func:`pick_device`, for commands that use a GPU or several processes: ``auto`` is the CPU for processes."""
+    device = pick_device("cpu" if multiprocessing > 0 and name == "auto" else name)
+    if multiprocessing > 0 and device.type != "cpu":
+        raise InputError(f"--multiprocessing is for CPUs: leave it out, or leave out --device {name}")
+    return device
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory instead of returning it after each layer; without glibc this does nothing.
 
