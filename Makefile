@@ -34,12 +34,13 @@ UNFINISHED := $(VENV).unfinished
 $(shell if test -e $(UNFINISHED) || ! $(PY) -c '' 2>/dev/null || ! grep -qsxF "$(CURDIR)" $(INSTALLED); \
         then rm -f $(INSTALLED) $(TESTABLE); fi)
 
-.PHONY: help demo test fuzz lint clean distclean
+.PHONY: help demo test test-gpu fuzz lint clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       objects in data/samples: masks, cut-outs and a page in $(DEMO_DIR) (MODEL=$(MODEL) WEIGHTS=PATH)"
 	@echo "make test       all tests (PYTEST_ARGS=\"-k NAME\" for some, WORKERS=$(WORKERS) processes)"
+	@echo "make test-gpu   the tests that need a GPU"
 	@echo "make fuzz       new examples for the tests that draw them, for MINUTES=$(MINUTES)"
 	@echo "make lint       ruff (rules and format) and mypy"
 	@echo "make clean      remove what the demo wrote, and caches"
@@ -101,6 +102,9 @@ demo: $(INSTALLED)
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 test: $(TESTABLE)
 	$(PYTEST) $(PYTEST_ARGS)
+
+test-gpu: $(TESTABLE)
+	$(PYTEST) tests/test_gpu.py
 
 # Every run of the tests draws the same examples (tests/conftest.py); here each round draws others. A failure shows the
 # example and how to draw it again; it belongs into the test as @example.

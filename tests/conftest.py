@@ -32,6 +32,12 @@ SET_BY_LIBRARIES = ("PYTEST_CURRENT_TEST", "KMP_", "TORCH", "TRITON_")  # when a
 SEEN_BY_RUNS_PREFIXES = ("SLURM_", "ACCELERATE_", "WANDB_")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """All tests compute on the CPU, wherever they run, but those of a GPU, which are asked for: ``make test-gpu``."""
+    if not any("test_gpu" in str(argument) for argument in config.args):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _environment() -> Iterator[None]:
     """Tests run as one process of one thread with no settings of the user's, whatever started them.

@@ -1,4 +1,4 @@
-"""On a GPU: what it computes is what the CPU computes. Skipped where there is none."""
+"""On a GPU: what it computes is what the CPU computes. They run with ``make test-gpu``, where there is one."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from PIL import Image
 
 from eagleseg.losses import correspondence
 from eagleseg.losses.step import EagleStep, total_loss
+from eagleseg.model import heads
 from eagleseg.model.heads import EagleModel
 from eagleseg.training.settings import TrainSettings
 from shared_data import SAMPLES, reference
@@ -18,7 +19,9 @@ from spectralseg.mathematics.eigen import normalised_cut, spectral_eigenvectors
 from spectralseg.models.backbones import load_backbone
 from spectralseg.models.tokens import TokenExtractor
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a GPU, and to be asked for (make test-gpu)"
+)
 GPU = torch.device("cuda")
 SIDE = 24
 
@@ -122,6 +125,7 @@ def test_losses_of_eagle_and_their_gradients(mode, monkeypatch):
     for name in ("random_points", "other_images"):
         drawn = getattr(correspondence, name)
         monkeypatch.setattr(correspondence, name, lambda *a, drawn=drawn: drawn(*a[:-1], torch.device("cpu")).to(a[-1]))
+    monkeypatch.setattr(heads, "DROPOUT", 0.0)
     settings = TrainSettings("", feature_samples=5, neg_samples=2, dropout=False, centroid_mode=mode)
     results = []
     for device in ("cpu", GPU):

@@ -54,7 +54,7 @@ def photographs(folder: Path, count: int) -> list[np.ndarray]:
 
 
 def eigenvectors(features: torch.Tensor, rounds: int) -> None:
-    """Rows of the table of eigenvectors, for (B, T, D) keys on the GPU."""
+    """Rows for (B, T, D) keys on the GPU."""
     batch, count, _ = features.shape
     for K in (5, 20):
         torch.cuda.reset_peak_memory_stats()
@@ -69,8 +69,20 @@ def eigenvectors(features: torch.Tensor, rounds: int) -> None:
         )
 
 
+def large(count: int, rounds: int) -> None:
+    """A row for a single graph of ``count`` nodes of 384 random features around 40 means."""
+    generator = torch.Generator(GPU).manual_seed(0)
+    means = torch.randn(40, 384, device=GPU, generator=generator)
+    noise = torch.randn(count, 384, device=GPU, generator=generator)
+    features = means[torch.arange(count, device=GPU) * 40 // count] + noise
+    torch.cuda.reset_peak_memory_stats()
+    seconds, _ = timed(lambda: spectral_eigenvectors(features, 20), rounds)
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    print(f"| eigenvectors, K=20 | 1, T={count} | {1 / seconds:.2f} | | {peak:.1f} GiB |", flush=True)
+
+
 def crf(images: np.ndarray, labels: np.ndarray, classes: int, rounds: int) -> None:
-    """A row of the table of the CRF: a batch of images and their label maps at full size."""
+    """A row for a batch of images and their label maps at full size."""
     torch.cuda.reset_peak_memory_stats()
     seconds, ours = timed(lambda: dense_crf(images, labels, classes, CrfSettings(crf_backend="torch"), GPU), rounds)
     peak = torch.cuda.max_memory_allocated() / 2**30
@@ -103,7 +115,7 @@ def main() -> None:
         ("dino_vits16", arguments.weights_s16, 64),
         ("dino_vits8", arguments.weights_s8, 8),
     ):
-        backbone = load_backbone(model, weights, GPU)
+        backbone = load_backbone(model, str(weights), GPU)
         for dtype in ("float32", "bfloat16"):
             extractor = TokenExtractor(backbone, dtype=dtype)
             seconds, features = timed(lambda e=extractor, b=batch: e(pixels[:b])["k"], arguments.rounds)
@@ -114,6 +126,8 @@ def main() -> None:
         if model == "dino_vits16":
             rows, columns = SIZE[1] // 16, SIZE[0] // 16
             masks = (spectral_eigenvectors(keys[:16], 2)[1][:, 1] > 0).view(-1, rows, columns).byte().cpu().numpy()
+    for count in (10_000, 50_000):
+        large(count, 1)
     random = np.random.default_rng(0)
     segments = random.integers(0, 21, (16, 3))[np.arange(16)[:, None, None], random.integers(0, 3, masks.shape)]
     for classes, maps in ((2, masks), (21, segments.astype(np.uint8))):

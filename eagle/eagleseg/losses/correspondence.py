@@ -89,8 +89,7 @@ def correspondence_loss(
 def other_images(count: int, device: torch.device) -> Tensor:
     """For each image of a batch another one: a random permutation (count,) whose fixed points move on by one."""
     order = torch.randperm(count, device=device)
-    order[order == torch.arange(count, device=device)] += 1
-    return order % count
+    return (order + (order == torch.arange(count, device=device))) % count
 
 
 def positive_and_negative(

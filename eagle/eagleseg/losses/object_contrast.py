@@ -28,13 +28,12 @@ def medoids(tokens: Tensor, labels: Tensor, count: int) -> Tensor:
     The tokens are taken label by label, and those of a label in blocks of rows: the distances that exist at once grow
     with the largest segment, not with its square.
     """
-    chosen = []
-    for label in range(count):
-        members = (labels == label).nonzero().squeeze(1)
-        with torch.no_grad():
-            own = tokens[members].float()
-            chosen.append(members[_summed_distances(own).argmin()])
-    return tokens[torch.stack(chosen)]
+    order, sizes = labels.argsort(stable=True), labels.bincount(minlength=count).tolist()
+    with torch.no_grad():
+        sorted_tokens = tokens[order].float()
+        chosen = [_summed_distances(own).argmin() for own in sorted_tokens.split(sizes)]
+    starts = labels.new_tensor([0, *sizes[:-1]]).cumsum(0)
+    return tokens[order[starts + torch.stack(chosen)]]
 
 
 def _summed_distances(points: Tensor, rows: int = 4096) -> Tensor:

@@ -66,9 +66,9 @@ class EagleStep(nn.Module):
         terms["correspondence_positive"], terms["correspondence_negative"] = positive_and_negative(
             image, positive, other, self.settings
         )
-        image_and_eigs = batch["img"], batch.get("eigs")
-        terms["eigen"], segments = self._eicue(positive[1], model.eigen_probe, *image_and_eigs)
-        terms["eigen_blur"], segments_blur = self._eicue(other[1], model.eigen_probe_blur, *image_and_eigs)
+        vectors, vectors_blur = self._eigenvectors(positive[1], other[1], batch)
+        terms["eigen"], segments = _eicue(vectors, model.eigen_probe)
+        terms["eigen_blur"], segments_blur = _eicue(vectors_blur, model.eigen_probe_blur)
         if share > 0:
             tokens, tokens_blur = model.tokens_for_contrast(positive[1]), model.tokens_for_contrast(other[1])
             terms["contrast"] = self._contrast(tokens, tokens_blur, segments, positive[0])
@@ -78,17 +78,14 @@ class EagleStep(nn.Module):
             terms["eigen"] = terms["eigen"] + 0 * sum(parameter.sum() for parameter in idle)
         return {**terms, **probe_losses(model, image[1].detach(), batch.get("label"))}
 
-    def _eicue(
-        self, code: Tensor, probe: ClusterProbe, images: Tensor, precomputed: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Loss of a view's eigen-cluster probe, and its segments (B, h, w); the code gets no gradient from here."""
+    def _eigenvectors(self, code: Tensor, code_blur: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """EiCue's eigenvectors (B, eigen_cluster - 1, h, w) of both views; the codes get no gradient from here."""
         if self.settings.eicue_source == "precomputed":
-            vectors = precomputed
-        else:
-            count = probe.clusters.shape[1] + 1  # the first one is constant
-            vectors = eicue_eigenvectors(code.detach(), images, count, self.settings.eicue_color)
-        loss, probabilities = probe(vectors, EIGEN_ALPHA)
-        return loss, probabilities.argmax(dim=1)
+            return batch["eigs"], batch["eigs"]
+        count = self.model.eigen_probe.clusters.shape[1] + 1  # the first one is constant
+        codes, images = torch.cat([code, code_blur]).detach(), batch["img"].repeat(2, 1, 1, 1)
+        vectors, vectors_blur = eicue_eigenvectors(codes, images, count, self.settings.eicue_color).chunk(2)
+        return vectors, vectors_blur
 
     def _contrast(self, own: Tensor, other: Tensor, segments: Tensor, features: Tensor) -> Tensor:
         labels = segments.flatten()
@@ -107,6 +104,12 @@ class EagleStep(nn.Module):
             self.settings.global_loss_weight,
             self.settings.label_smoothing,
         )
+
+
+def _eicue(vectors: Tensor, probe: ClusterProbe) -> tuple[Tensor, Tensor]:
+    """Loss of a view's eigen-cluster probe, and its segments (B, h, w)."""
+    loss, probabilities = probe(vectors, EIGEN_ALPHA)
+    return loss, probabilities.argmax(dim=1)
 
 
 def probe_losses(model: EagleModel, code: Tensor, label: Tensor | None) -> dict[str, Tensor]:

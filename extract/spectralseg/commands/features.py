@@ -1,6 +1,7 @@
 """From images to features: decode, batch by size, run the backbone, write one record per image."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from spectralseg.files.images import crop_to_patches, load_image, read_images_li
 from spectralseg.files.storage import compact, save_record
 from spectralseg.models.backbones import Backbone, load_backbone
 from spectralseg.models.tokens import TokenExtractor, dtype_named
-from spectralseg.running.batches import alike
+from spectralseg.running.batches import THREADS, alike, writing_behind
 from spectralseg.running.devices import keep_freed_memory, pick_device
 from spectralseg.running.stage import Stage
 from spectralseg.running.workers import loader
@@ -112,15 +113,15 @@ def extract_features(
     }
     indices = {image_id: index for index, image_id in enumerate(files)}
     dataset = ImageFiles(Path(images_root), [(image_id, files[image_id]) for image_id in pending], backbone, settings)
-    with stage.working(), _decoded(dataset, num_workers, where) as items:
+    writers = 0 if where.type == "cpu" else THREADS
+    with stage.working(), _decoded(dataset, num_workers, where) as items, writing_behind(stage, writers) as put:
         images = _readable(items, stage)
         for batch in alike(images, kind=lambda item: tuple(item.pixels.shape), at_once=lambda _: batch_size):
             for item, features in _features(extractor, batch, where, stage):
                 record = {"indices": indices[item.image_id], "file": files[item.image_id], "id": item.image_id}
                 record |= about | {"shape": (1, 3, *item.shape)}
-                record |= _stored(features, dtype_named(settings.storage_dtype))
-                save_record(stage.output(item.image_id), record)
-                stage.done(item.image_id)
+                path, dtype = stage.output(item.image_id), dtype_named(settings.storage_dtype)
+                put(item.image_id, functools.partial(_save, path, record, features, dtype))
     stage.finish()
 
 
@@ -152,7 +153,7 @@ def _features(
     features = None
     try:
         images = torch.stack([item.pixels for item in batch]).to(device, non_blocking=True).float().div_(255)
-        features = extractor(images)
+        features = _on_cpu(extractor(images))
     except RuntimeError as error:  # torch.OutOfMemoryError on a GPU; on a CPU there is no type for it
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
@@ -167,6 +168,16 @@ def _features(
     tqdm.write(f"out of memory with {len(batch)} images of {columns}x{rows}: one by one now", file=sys.stderr)
     for item in batch:
         yield from _features(extractor, [item], device, stage)
+
+
+def _on_cpu(features: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The whole batch at once; a feature under two names stays one."""
+    copies = {value.data_ptr(): value.cpu() for value in {id(value): value for value in features.values()}.values()}
+    return {name: copies[value.data_ptr()] for name, value in features.items()}
+
+
+def _save(path: Path, record: dict[str, Any], features: dict[str, Tensor], dtype: torch.dtype) -> None:
+    save_record(path, record | _stored(features, dtype))
 
 
 def _stored(features: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

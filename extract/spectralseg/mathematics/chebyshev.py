@@ -76,7 +76,7 @@ def filtered_eigenpairs(
     def product(block: Tensor) -> Tensor:
         return operator(block.to(start.dtype)).double()
 
-    lowest = _lower_bound(product, block[..., :1])
+    lowest = _lower_bound(product, block[..., -1:])
     for number in range(max_filters + 1):
         image = product(block)
         small = block.mT @ image
@@ -159,7 +159,7 @@ def _orthonormal(block: Tensor) -> Tensor:
 
 
 def _lower_bound(product: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
-    """(B, 1, 1): a bound of the smallest eigenvalue, by a few steps of Lanczos: the Ritz value less its residual."""
+    """(B, 1, 1): about the smallest eigenvalue: the Ritz value of a few steps of Lanczos less its residual."""
     steps = min(LANCZOS_STEPS, vector.shape[-2] - 1)
     diagonal, beside = [], []
     previous, beta = torch.zeros_like(vector), torch.zeros_like(vector[:, :1])
@@ -175,4 +175,5 @@ def _lower_bound(product: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
     if steps > 1:
         off = torch.diag_embed(torch.cat(beside[:-1], dim=-1)[:, 0], offset=1)
         small = small + off + off.mT
-    return torch.linalg.eigvalsh(small.nan_to_num())[:, :1, None] - beta
+    values, vectors = torch.linalg.eigh(small.nan_to_num())
+    return values[:, :1, None] - beta * vectors[:, -1:, :1].abs()

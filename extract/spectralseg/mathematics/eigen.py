@@ -196,8 +196,10 @@ def spectral_eigenvectors(
         features = resize_features(features, grid, resize_to)
     dense = solver == "dense" or which_matrix == "affinity_torch"
     if which_matrix == "affinity_svd":
-        vectors, values, _ = torch.linalg.svd(features, full_matrices=False)
-        values, vectors = values[..., :K], vectors[..., :K]
+        # On a GPU the library's iteration in float32 stops too early.
+        exact = features if features.device.type == "cpu" else features.double()
+        vectors, values, _ = torch.linalg.svd(exact, full_matrices=False)
+        values, vectors = values[..., :K].float(), vectors[..., :K].float()
     elif which_matrix in AFFINITIES:
         values, vectors = _leading_affinity(feature_affinity(features, threshold_at_zero), K, features, dense)
     else:

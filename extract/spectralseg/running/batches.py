@@ -1,6 +1,9 @@
 """Work on a GPU: items of one kind together, read ahead in threads, and none lost with its batch."""
 
+import contextlib
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 import torch
@@ -9,7 +12,7 @@ from spectralseg.errors import InputError
 from spectralseg.running.stage import Stage
 from spectralseg.running.workers import read_ahead
 
-READERS = 8  # threads that read files for a GPU
+THREADS = 8  # that read files for a GPU, and as many that write them
 WAITING_BATCHES = 16  # images of so many batches may wait for others of their kind
 
 
@@ -46,6 +49,38 @@ def alike(
     yield from waiting.values()
 
 
+@contextlib.contextmanager
+def writing_behind(stage: Stage, threads: int) -> Iterator[Callable[[str, Callable[[], None]], None]]:
+    """A function of an id and of what saves its result, which works in ``threads`` threads (0: at once).
+
+    What a save raises is raised here, at a later call or at the end.
+    """
+    if threads == 0:
+
+        def at_once(image_id: str, save: Callable[[], None]) -> None:
+            save()
+            stage.done(image_id)
+
+        yield at_once
+        return
+    under_way: deque[tuple[str, Future[None]]] = deque()
+
+    def collect(most: int) -> None:
+        while len(under_way) > most:
+            image_id, future = under_way.popleft()
+            future.result()
+            stage.done(image_id)
+
+    with ThreadPoolExecutor(threads) as pool:
+
+        def later(image_id: str, save: Callable[[], None]) -> None:
+            under_way.append((image_id, pool.submit(save)))
+            collect(4 * threads)
+
+        yield later
+        collect(0)
+
+
 def run_in_batches(
     stage: Stage,
     pending: Sequence[str],
@@ -76,7 +111,7 @@ def run_in_batches(
             return image_id, error
 
     def readable() -> Iterator[Item]:
-        for image_id, item in read_ahead(attempt, pending, READERS):
+        for image_id, item in read_ahead(attempt, pending, THREADS):
             if isinstance(item, InputError):
                 stage.failed(image_id, str(item))
             else:
@@ -93,9 +128,8 @@ def run_in_batches(
                 handle([item])
             return
         for image_id, save in results:
-            save()
-            stage.done(image_id)
+            put(image_id, save)
 
-    with stage.working():
+    with stage.working(), writing_behind(stage, THREADS) as put:
         for items in alike(readable(), kind, at_once):
             handle(items)
