@@ -1,5 +1,6 @@
 """Errors that a user can mend. The command line prints them as one line and exits with status 1."""
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -11,6 +12,18 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> None:
     """Raise an :class:`InputError` that lists what is known, if ``value`` of the argument ``name`` is not among it."""
     if value not in known:
         raise InputError(f"no {name} '{value}'; known are {', '.join(known)}")
+
+
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """`` (did you mean ...?)`` with the known words that hold ``word`` (in either spelling of colour), or one like it.
+
+    The empty text where there is none.
+    """
+    spellings = {name.lower(): name for name in known}
+    word = word.lower().replace("colour", "color")
+    close = [name for name in spellings if word in name.split("_")][:3] if word not in spellings else []
+    close = close or difflib.get_close_matches(word, spellings, n=1)
+    return f" (did you mean {' or '.join(prefix + spellings[name] for name in close)}?)" if close else ""
 
 
 def some_of(names: list[str], count: int = 3) -> str:

@@ -2,26 +2,19 @@
 
 import argparse
 import contextlib
-import difflib
+import re
 import signal
 import sys
 import threading
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from spectralseg.errors import InputError, OutputError
+from spectralseg.errors import InputError, OutputError, did_you_mean
 
 INTERRUPTED = 130  # exit status, as shells have it
-
-
-def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """`` (did you mean ...?)`` with the known word that is like ``word``, if there is one."""
-    spellings = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), spellings, n=1)
-    return f" (did you mean {prefix}{spellings[close[0]]}?)" if close else ""
 
 
 def finish(work: Callable[[], None]) -> None:
@@ -76,6 +69,10 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """As ``parse_args``, but an unknown flag is answered with the one that was probably meant."""
+        argv = sys.argv[1:] if argv is None else list(argv)
+        for before, argument in zip(["a flag", *argv], argv, strict=False):
+            if not argument or re.fullmatch(r"--\w+=", argument):  # an empty path would be the current folder
+                self.error(f"{argument or before} needs a value".replace("=", ""))
         namespace, unknown = self.parse_known_args(argv)
         if unknown:
             known = [flag for flag in self._option_string_actions if flag.startswith("--")]

@@ -31,9 +31,9 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from spectralseg.errors import InputError, OutputError
+from spectralseg.errors import InputError, OutputError, did_you_mean
 from spectralseg.files.places import configs_folder, project_folder
-from spectralseg.running.arguments import INTERRUPTED, did_you_mean
+from spectralseg.running.arguments import INTERRUPTED
 
 Settings = TypeVar("Settings")
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own variable: whoever sets it to 1 wants tracebacks
