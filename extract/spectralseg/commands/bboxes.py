@@ -19,7 +19,7 @@ from spectralseg.mathematics.regions import segment_boxes
 from spectralseg.models.backbones import load_backbone
 from spectralseg.models.tokens import TokenExtractor
 from spectralseg.running.devices import keep_freed_memory, pick_device
-from spectralseg.running.stage import FileStage, describe_file, provenance
+from spectralseg.running.stage import FileStage, check_origin, describe_file, provenance
 from spectralseg.settings import Settings, setting
 
 BOX_FORMAT = "(xmin, ymin, xmax, ymax)"
@@ -40,6 +40,7 @@ def extract_bboxes(
     features_dir: str, segmentations_dir: str, output_file: str, settings: BoxSettings, overwrite: bool = False
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
+    check_origin(segmentations_dir, features_dir, cell=settings.downsample_factor)
     arguments = asdict(settings) | {"segmentations": provenance(segmentations_dir)}
     stage = FileStage("extract_bboxes", output_file, arguments, overwrite)
     if stage.is_done():

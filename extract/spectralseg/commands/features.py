@@ -92,17 +92,18 @@ def extract_features(
     device: str = "auto",
     num_workers: int | None = None,
     overwrite: bool = False,
+    extractor: TokenExtractor | None = None,
 ) -> None:
-    """The command ``extract_features``; see its documentation in ``extract.py``."""
+    """The command ``extract_features``; see its documentation in ``extract.py``.
+
+    ``extractor``: that of :func:`load_extractor`, where it is there already.
+    """
     check_range("batch_size", batch_size, least=1)
     check_range("num_workers", num_workers, least=0)
-    files = read_images_list(images_list, images_root)
     where = pick_device(device)
-    keep_freed_memory()
-    backbone = load_backbone(settings.model_name, settings.weights, where)
-    if backbone.weights.startswith("random"):
-        print(f"extract_features: {backbone.name} has RANDOM weights: its features mean nothing", file=sys.stderr)
-    extractor = TokenExtractor(backbone, settings.which_block, settings.which_features, settings.dtype)
+    files = read_images_list(images_list, images_root)
+    extractor = extractor or load_extractor("extract_features", settings, where)
+    backbone = extractor.backbone
     made_by = {"weights": backbone.weights, "patch_size": backbone.patch_size, "which_block": extractor.blocks}
     stage = Stage("extract_features", output_dir, ".pth", asdict(settings) | made_by, overwrite)
     pending = stage.begin(files)
@@ -123,6 +124,15 @@ def extract_features(
                 path, dtype = stage.output(item.image_id), dtype_named(settings.storage_dtype)
                 put(item.image_id, functools.partial(_save, path, record, features, dtype))
     stage.finish()
+
+
+def load_extractor(command: str, settings: FeatureSettings, device: torch.device) -> TokenExtractor:
+    """The backbone of ``settings``, ready to work; errors as of :func:`load_backbone`."""
+    keep_freed_memory()
+    backbone = load_backbone(settings.model_name, settings.weights, device)
+    if backbone.weights.startswith("random"):
+        print(f"{command}: {backbone.name} has RANDOM weights: its features mean nothing", file=sys.stderr)
+    return TokenExtractor(backbone, settings.which_block, settings.which_features, settings.dtype)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from spectralseg.files.images import patch_grid
 from spectralseg.files.label_maps import MASK_FORMATS, infer_grid, save_labels, save_mask
 from spectralseg.files.storage import load_eigs, load_features, paired_ids, require_partner
 from spectralseg.mathematics.regions import background_first, eigengap_segments, kmeans_segments
-from spectralseg.running.stage import Stage, provenance
+from spectralseg.running.stage import Stage, check_origin, provenance
 from spectralseg.settings import Settings, setting
 
 
@@ -45,6 +45,7 @@ def extract_single_region_segmentations(
     overwrite: bool = False,
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
+    check_origin(eigs_dir, features_dir)
     arguments = asdict(settings) | {"eigs": provenance(eigs_dir)}
     stage = Stage("extract_single_region_segmentations", output_dir, ".png", arguments, overwrite)
     work = functools.partial(_single_region, Path(features_dir), Path(eigs_dir), stage.folder, settings)
@@ -61,6 +62,7 @@ def extract_multi_region_segmentations(
     overwrite: bool = False,
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
+    check_origin(eigs_dir, features_dir)
     arguments = asdict(settings) | {"eigs": provenance(eigs_dir)}
     stage = Stage("extract_multi_region_segmentations", output_dir, ".png", arguments, overwrite)
     work = functools.partial(_multi_region, Path(features_dir), Path(eigs_dir), stage.folder, settings)

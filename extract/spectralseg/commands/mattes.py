@@ -14,7 +14,7 @@ from spectralseg.files.images import load_image, read_images_list
 from spectralseg.files.label_maps import load_labels, upscale_labels
 from spectralseg.files.storage import save_picture
 from spectralseg.mathematics.matting import METHODS, cut_out, default_band, require_pymatting, trimap
-from spectralseg.running.stage import Stage, provenance
+from spectralseg.running.stage import Stage, check_origin, provenance
 from spectralseg.settings import Settings, setting
 
 
@@ -42,6 +42,7 @@ def extract_mattes(
     files = read_images_list(images_list, images_root)
     if not Path(segmentations_dir).is_dir():
         raise InputError(f"no such segmentations_dir: {segmentations_dir}")
+    check_origin(segmentations_dir, patch=settings.downsample_factor)
     require_pymatting()  # before the workers start: compiled once, they find it on disk
     arguments = {**vars(settings), "segmentations": provenance(segmentations_dir)}
     stage = Stage("extract_mattes", output_dir, ".png", arguments, overwrite)

@@ -1,6 +1,7 @@
 """``run``: from a folder of photographs to masks, cut-outs, boxes and a page, by way of the usual stages."""
 
 import functools
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,14 +16,14 @@ from spectralseg.commands import eigs, features, masks, semantic
 from spectralseg.commands.vis_eigs import Sources, load_card
 from spectralseg.drawing.page import Card, write_page
 from spectralseg.drawing.pictures import fit_height
-from spectralseg.errors import ImagesFailed, InputError
+from spectralseg.errors import ImagesFailed, InputError, some_of
 from spectralseg.files.images import EXTENSIONS, list_images, load_image
 from spectralseg.files.label_maps import MASK_FORMATS, label_picture, load_labels, upscale_labels
 from spectralseg.files.storage import atomic_write, make_folder, save_json, save_picture
 from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.crf import BACKENDS, CrfSettings
-from spectralseg.running.devices import device_or_processes
-from spectralseg.running.stage import Stage, provenance
+from spectralseg.running.devices import device_or_processes, pick_device
+from spectralseg.running.stage import DESCRIPTION_FILE, Stage, describe, provenance
 from spectralseg.settings import Settings, setting
 
 THUMBNAIL_HEIGHT = 180
@@ -68,11 +69,16 @@ def run(
     overwrite: bool = False,
 ) -> None:
     """The command ``run``; see its documentation in ``extract.py``."""
-    photographs = find_photographs(images, output)
-    folders = Folders(make_folder(output))
+    photographs, root = find_photographs(images, output), Path(images)
+    root = root.parent if root.is_file() else root
+    where = device_or_processes(device, multiprocessing)
     if settings.crf:
-        where = device_or_processes(device, multiprocessing)
         CrfSettings(crf_backend=settings.crf_backend).resolved(where)  # said before the work, if it is not installed
+    folders = Folders(Path(output))
+    if not overwrite:
+        _refuse_other_crf(folders, settings.crf)
+    extractor = features.load_extractor("run", feature_settings, pick_device(device))
+    make_folder(output)
     failures: dict[str, str] = {}
 
     def step(command: Callable[..., None], *arguments: Any, **options: Any) -> None:
@@ -81,15 +87,18 @@ def run(
         except ImagesFailed as error:  # said already; the other images go on to the next stage
             for image_id, problem in error.failures.items():
                 failures.setdefault(image_id, problem)
+            if photographs.keys() <= failures.keys():
+                raise InputError("none of the photographs could be handled; see the lines above") from None
 
-    step(shrink_photographs, photographs, Path(images), folders.images, settings.max_size, multiprocessing)
+    step(shrink_photographs, photographs, root, folders.images, settings.max_size, multiprocessing)
     _write_list(folders, [image_id for image_id in photographs if image_id not in failures])
-    listed, root = str(folders.images_list), str(folders.images)
-    step(features.extract_features, listed, root, str(folders.features), feature_settings, batch_size, device)
+    listed, copies = str(folders.images_list), str(folders.images)
+    arguments = (listed, copies, str(folders.features), feature_settings, batch_size, device)
+    step(features.extract_features, *arguments, extractor=extractor)
     eigen_settings = eigs.EigenSettings(
         K=settings.K, image_color_lambda=settings.image_color_lambda, color_grid=settings.color_grid
     )
-    step(eigs.extract_eigs, root, str(folders.features), str(folders.eigs), eigen_settings, multiprocessing, device)
+    step(eigs.extract_eigs, copies, str(folders.features), str(folders.eigs), eigen_settings, multiprocessing, device)
     both = (str(folders.features), str(folders.eigs))
     single = masks.SingleRegionSettings(mask_format=settings.mask_format)
     step(masks.extract_single_region_segmentations, *both, str(folders.mask_patches), single, multiprocessing)
@@ -107,31 +116,49 @@ def run(
                 downsample_factor=patch_size,
                 mask_format=mask_format,
             )
-            arguments = (listed, root, str(patches), str(sharp), crf, multiprocessing, device)
-            step(semantic.extract_crf_segmentations, *arguments)
+            maps = (str(patches), str(sharp))
+            step(semantic.extract_crf_segmentations, listed, copies, *maps, crf, multiprocessing, device)
     finished = {image_id: name for image_id, name in photographs.items() if image_id not in failures}
-    step(cut_out_objects, finished, Path(images), folders, settings.crf, patch_size, multiprocessing)
+    step(cut_out_objects, finished, root, folders, settings.crf, patch_size, multiprocessing)
     finished = {image_id: name for image_id, name in finished.items() if image_id not in failures}
     write_results(finished, failures, folders, settings.crf)
+    gone = sorted({path.stem for path in folders.masks.glob("[!.]*.png")} - photographs.keys())
+    if gone and Path(images).is_dir():
+        print(f"run: masks and cutouts hold {len(gone)} whose photographs are gone: {some_of(gone)}", file=sys.stderr)
     print(f"{len(finished)} of {len(photographs)} photographs -> {folders.output / 'index.html'}")
     if failures:
         raise ImagesFailed(f"{len(failures)} of {len(photographs)} photographs failed: see the lines above", failures)
 
 
 def find_photographs(images: str | Path, output: str | Path) -> dict[str, str]:
-    """Photographs in a folder and its sub-folders: id -> path below the folder.
+    """Photographs in a folder and its sub-folders: id -> path below the folder; of a file, that one.
 
     The id is the path without its extension, ``holiday/beach.jpg`` being ``holiday__beach``; two files that differ in
-    their extension alone keep it (``beach_jpg``, ``beach_png``). What lies in the output folder is left out.
+    their extension alone keep it (``beach_jpg``, ``beach_png``). What lies in the output folder is left out, and so are
+    results of earlier runs, which is said.
 
     Raises
     ------
     InputError
-        No such folder, or no photograph in it.
+        No such folder, no photograph in it, or it lies in the output folder.
     """
     root, result = Path(images), Path(output).resolve()
+    if root.is_file():
+        return {root.stem: root.name}
+    if result in (root.resolve(), *root.resolve().parents):
+        raise InputError(f"the photographs of {root} lie in the output folder {output}; name another one")
     found = sorted(Path(name) for name in list_images(root))
     paths = [path for path in found if result not in (root / path).resolve().parents]
+
+    @functools.cache
+    def is_result(folder: Path) -> bool:
+        marks = (DESCRIPTION_FILE, f"masks/{DESCRIPTION_FILE}")
+        return folder != Path() and (is_result(folder.parent) or any((root / folder / mark).exists() for mark in marks))
+
+    earlier = [path.as_posix() for path in paths if is_result(path.parent)]
+    if earlier:
+        print(f"run: {len(earlier)} images are results of earlier runs, left out: {some_of(earlier)}", file=sys.stderr)
+        paths = [path for path in paths if not is_result(path.parent)]
     if not paths:
         raise InputError(f"no image in {root} or below it (known are {', '.join(sorted(EXTENSIONS))})")
     names = ["__".join(path.with_suffix("").parts) for path in paths]
@@ -162,9 +189,18 @@ def _shrink(photographs: dict[str, str], root: Path, folder: Path, max_size: int
     save_picture(folder / f"{image_id}.png", image, compress_level=1)
 
 
+def _refuse_other_crf(folders: Folders, crf: bool) -> None:
+    """Said before any work, and in one clause: all arguments of the stage before the masks' are others."""
+    origin = (describe(folders.masks) or {"arguments": {}})["arguments"].get("from")
+    if isinstance(origin, dict) and crf != ("segmentations" in origin):
+        advice = "add --nocrf" if crf else "leave --nocrf out"
+        raise InputError(
+            f"{folders.output} holds a run with{'out' if crf else ''} the CRF: {advice}, choose another output folder, "
+            "or redo it with --overwrite"
+        )
+
+
 def _write_list(folders: Folders, ids: list[str]) -> None:
-    if not ids:
-        raise InputError("none of the images could be read; see the lines above")
     with atomic_write(folders.images_list) as file:
         file.write("".join(f"{image_id}.png\n" for image_id in ids).encode())
 

@@ -16,7 +16,7 @@ from spectralseg.mathematics.clusters import semantic_map
 from spectralseg.mathematics.crf import CrfSettings, dense_crf
 from spectralseg.running.batches import run_in_batches
 from spectralseg.running.devices import device_or_processes, keep_freed_memory
-from spectralseg.running.stage import Stage, describe_file, provenance
+from spectralseg.running.stage import Stage, check_origin, describe_file, provenance
 from spectralseg.settings import setting
 
 GPU_BATCH = 16  # images of one size whose CRFs are solved together
@@ -81,6 +81,7 @@ def extract_crf_segmentations(
     files = read_images_list(images_list, images_root)
     if not Path(segmentations_dir).is_dir():
         raise InputError(f"no such segmentations_dir: {segmentations_dir}")
+    check_origin(segmentations_dir, patch=settings.downsample_factor)
     arguments = asdict(settings) | {"segmentations": provenance(segmentations_dir)}
     stage = Stage("extract_crf_segmentations", output_dir, ".png", arguments, overwrite)
     keep_freed_memory()

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from spectralseg import __version__
-from spectralseg.errors import ImagesFailed, InputError
+from spectralseg.errors import ImagesFailed, InputError, some_of
 from spectralseg.files.storage import load_json, make_folder, remove, remove_leftovers, save_json, save_record
 from spectralseg.progress import progress_bar
 from spectralseg.running.devices import integer_variable
@@ -86,6 +87,46 @@ def describe_file(path: str | Path) -> Any:
     return str(path.resolve()) if description is None else description["arguments"]
 
 
+def check_origin(
+    folder: str | Path, features_dir: str | Path | None = None, patch: int | None = None, cell: int | None = None
+) -> None:
+    """Compare what a command was told of the maps or eigenvectors in ``folder`` with what their stages recorded.
+
+    Parameters
+    ----------
+    folder
+        Eigenvectors, masks, segments or semantic maps; where nothing is recorded of them, everything is accepted.
+    features_dir
+        The features that they were made from.
+    patch, cell
+        Side in pixels of the patches, and of the cells, which may be smaller; of maps at pixels both mean nothing.
+
+    Raises
+    ------
+    InputError
+        They were made from other features, or a side is another one.
+    """
+    made, of_patches = provenance(folder), False
+    while isinstance(made, dict) and "features" not in made:
+        of_patches = of_patches or made.get("kmeans_baseline", False)
+        inner = [made[name] for name in _ORIGINS if name in made]
+        made = inner[0] if inner and "num_classes" not in made else None  # sharpened maps are at pixels
+    recorded = made["features"] if isinstance(made, dict) else None
+    if not isinstance(recorded, dict):
+        return
+    now = None if features_dir is None else provenance(features_dir)
+    if isinstance(now, dict) and (difference := differences(recorded, now)):
+        raise InputError(f"{folder} was made from other features than those in {features_dir}: {difference}")
+    patch_size = recorded.get("patch_size")
+    cell_size = patch_size if of_patches else made.get("image_downsample_factor") or patch_size
+    for given, right in ((patch, patch_size), (cell, cell_size)):
+        if given is not None and right is not None and given != right:
+            raise InputError(f"--downsample_factor {given}, but {folder} was made with {right}: give that number")
+
+
+_ORIGINS = ("eigs", "segmentations", "bbox_clusters", "bbox_features", "bboxes")
+
+
 class Stage:
     """One run of one command over image ids, writing one file per image into one folder.
 
@@ -111,6 +152,8 @@ class Stage:
         self.folder = make_folder(output_dir)
         self.arguments = json.loads(json.dumps(arguments, default=str))
         self.failures: dict[str, str] = {}
+        self._said: set[str] = set()
+        self._unsaid = 0  # failures like one that was said
         self.written = self.skipped = 0
         self.started = time.monotonic()
         self._bar: tqdm | None = None
@@ -166,9 +209,14 @@ class Stage:
             self._bar.update()
 
     def failed(self, image_id: str, problem: str) -> None:
-        """Count an image that could not be handled, and say why; the others go on."""
+        """Count an image that could not be handled, and say why, once for all whose reasons differ in numbers alone."""
         self.failures[image_id] = problem
-        tqdm.write(f"{self.command}: {image_id} failed: {problem}", file=sys.stderr)
+        kind = re.sub(r"\d+", "0", problem)
+        if kind in self._said and image_id not in problem:
+            self._unsaid += 1
+        else:
+            self._said.add(kind)
+            tqdm.write(f"{self.command}: {image_id} failed: {problem}", file=sys.stderr)
         if self._bar is not None:
             self._bar.update()
 
@@ -176,7 +224,10 @@ class Stage:
         """Close the run: counts into ``stage.json``, a summary line, and an error if any image failed."""
         files = sum(1 for _ in self.folder.glob(f"[!.]*{self.suffix}"))
         counts = {"files": files, "failed": len(self.failures)}
-        _save_description(self.folder / DESCRIPTION_FILE, self.command, self.arguments, counts)
+        _save_description(self.folder / DESCRIPTION_FILE, self.command, self.arguments, counts, self.failures)
+        if self._unsaid:
+            path = self.folder / DESCRIPTION_FILE
+            print(f"{self.command}: {self._unsaid} more failed likewise; {path} names them", file=sys.stderr)
         remove_leftovers(self.folder)  # of workers that outlived the run before by a moment
         seconds = time.monotonic() - self.started
         print(
@@ -190,7 +241,13 @@ class Stage:
             raise ImagesFailed(message, self.failures)
 
     def _check_folder(self, ids: list[str]) -> None:
-        present = {path.name.removesuffix(self.suffix) for path in self.folder.glob(f"[!.]*{self.suffix}")}
+        present = set()
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(self.suffix) and not entry.name.startswith("."):
+                    present.add(entry.name.removesuffix(self.suffix))
+                    if entry.is_dir():
+                        raise InputError(f"{entry.path} is a folder, where a result belongs; move it away")
         if not present:
             return
         holds = f"{self.folder} already holds {len(present)} *{self.suffix} files"
@@ -270,7 +327,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """What differs between two sets of arguments, in words (``with K=5 instead of 6``); empty where nothing does."""
     pairs = _differing(old, new)
     texts = [f"{name}={_short(before)} instead of {_short(after)}" for name, before, after in pairs]
-    return "with " + ", ".join(texts) if texts else ""
+    return "with " + some_of(texts) if texts else ""
 
 
 def _differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -292,9 +349,14 @@ def _short(value: Any) -> str:
 
 
 def _save_description(
-    path: Path, command: str, arguments: dict[str, Any], counts: dict[str, int] | None = None
+    path: Path,
+    command: str,
+    arguments: dict[str, Any],
+    counts: dict[str, int] | None = None,
+    failures: dict[str, str] | None = None,
 ) -> None:
     packages = {name: metadata.version(name) for name in ("torch", "timm", "numpy", "scipy", "pillow")}
     versions = {"spectralseg": __version__, "python": platform.python_version(), **packages}
     description = {"command": command, "arguments": arguments, "versions": versions}
-    save_json(path, description | ({} if counts is None else {"counts": counts}))
+    description |= {} if counts is None else {"counts": counts}
+    save_json(path, description | ({"failures": failures} if failures else {}))
