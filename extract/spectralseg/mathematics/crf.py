@@ -19,8 +19,8 @@ from spectralseg.settings import Settings, setting
 
 BACKENDS = ("auto", "torch", "pydensecrf")
 # Bytes that inference needs for a pixel, and for a pixel and class: the most that was measured, with EAGLE's parameters
-# on a noisy image of 3 megapixels.
-MEMORY = {"torch": (700, 28), "pydensecrf": (350, 35), "torch on a GPU": (900, 90)}
+# on a noisy image of 3 megapixels; on a GPU (2 and 4 classes, batches of 16) with Deep Spectral Methods'.
+MEMORY = {"torch": (700, 28), "pydensecrf": (350, 35), "torch on a GPU": (500, 190)}
 
 # Of torch. Two are a third faster on idle cores, but many times slower where other processes take the cores: threads
 # wait for each other after every step. Images side by side in processes use the cores as well.
