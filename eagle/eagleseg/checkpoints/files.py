@@ -1,15 +1,13 @@
 """Checkpoints: ours, which hold tensors and plain values alone, and the published Lightning files."""
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-import torch
 from torch import Tensor
 
-from eagleseg.checkpoints.inert_pickle import plain, read_inert
 from spectralseg.errors import InputError
+from spectralseg.files.inert import read_inert
 from spectralseg.files.label_maps import CITYSCAPES_27_CLASSES, COCO_STUFF_27_CLASSES, POTSDAM_3_CLASSES
 from spectralseg.files.storage import compact, save_record
 
@@ -81,32 +79,40 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     InputError
         No such file, damaged, not ours.
     """
+    content = read_any(path)
+    if is_published(content):
+        raise InputError(f"{path} is a checkpoint of PyTorch Lightning: convert_checkpoint.py makes it one of ours")
+    return content
+
+
+def read_any(path: str | Path) -> dict[str, Any]:
+    """Content of a checkpoint, ours or one of PyTorch Lightning, whose objects become plain values.
+
+    Raises
+    ------
+    InputError
+        No such file, damaged, or something else than a dict.
+    """
     if not Path(path).is_file():
         raise InputError(f"no such checkpoint: {path}")
-    if is_published(path):
-        raise InputError(f"{path} is a checkpoint of PyTorch Lightning: convert_checkpoint.py makes it one of ours")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a different type for each kind of damage
-        raise InputError(f"{path} is no readable checkpoint (damaged? {type(error).__name__})") from error
+    content = read_inert(path, "it may be damaged or incomplete", stand_ins=None)
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint of EAGLE")
     return content
 
 
-def is_published(path: str | Path) -> bool:
-    """Whether a file is a checkpoint of PyTorch Lightning, by the names it holds; nothing is unpickled."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
-            content = archive.read(names[0]) if names else b""
-    except (OSError, zipfile.BadZipFile):
-        return False
-    return b"state_dict" in content and (b"pytorch-lightning_version" in content or b"hyper_parameters" in content)
+def is_published(content: Mapping[str, Any]) -> bool:
+    """Whether what :func:`read_any` gave is a checkpoint of PyTorch Lightning."""
+    return "state_dict" in content and not {"pytorch-lightning_version", "hyper_parameters"}.isdisjoint(content)
 
 
-def read_published(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a Lightning checkpoint without executing anything from it.
+def read_published(content: Mapping[str, Any], path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and hyper-parameters of a Lightning checkpoint.
+
+    Parameters
+    ----------
+    content, path
+        Of the checkpoint, by :func:`read_any`, and its name for messages.
 
     Returns
     -------
@@ -118,19 +124,22 @@ def read_published(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     Raises
     ------
     InputError
-        No such file, damaged, or without tensors.
+        It has no tensors.
     """
-    content = read_inert(path)
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    tensors = {name: value for name, value in (state or {}).items() if isinstance(value, Tensor)}
+    state, given = (content.get(name) for name in ("state_dict", "hyper_parameters"))
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)} if _is_dict(state) else {}
     if not tensors:
         raise InputError(f"{path} holds no tensors under 'state_dict': it is no checkpoint of PyTorch Lightning")
-    given = plain(content.get("hyper_parameters")) or {}
-    inner = given.pop("cfg", None)
-    hyperparameters = {**(inner if isinstance(inner, dict) else {}), **given}
+    hyperparameters = dict(given) if _is_dict(given) else {}
+    inner = hyperparameters.pop("cfg", None)
+    hyperparameters = {**(inner if _is_dict(inner) else {}), **hyperparameters}
     if isinstance(content.get("global_step"), int):
         hyperparameters.setdefault("global_step", content["global_step"])
     return tensors, hyperparameters
+
+
+def _is_dict(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value)
 
 
 def to_model_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
@@ -159,15 +168,13 @@ def to_model_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], di
     return model, backbone, ignored
 
 
-def published_checkpoint(path: str | Path) -> dict[str, Any]:
+def published_checkpoint(content: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     """A published checkpoint as one of ours: ``model``, ``backbone``, ``settings``, ``class_names``, ``step``.
 
-    Raises
-    ------
-    InputError
-        As :func:`read_published`; no tensors of EAGLE; hyper-parameters that name no backbone we know.
+    Parameters and errors as for :func:`read_published`; an :class:`InputError` also if there are no tensors of EAGLE,
+    or hyper-parameters that name no backbone we know.
     """
-    tensors, hyperparameters = read_published(path)
+    tensors, hyperparameters = read_published(content, path)
     model, backbone, ignored = to_model_names(tensors)
     if not model:
         raise InputError(f"{path} is no checkpoint of EAGLE: it holds {', '.join(ignored[:3])}, ...")

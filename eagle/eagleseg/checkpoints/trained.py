@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from eagleseg.checkpoints.files import is_published, load_checkpoint, published_checkpoint
+from eagleseg.checkpoints.files import is_published, published_checkpoint, read_any
 from eagleseg.model.features import Featurizer
 from eagleseg.model.heads import EagleModel
 from spectralseg.errors import InputError
@@ -68,7 +68,9 @@ def load_trained(path: str | Path, device: torch.device, weights: str | None = N
     InputError
         No such file, damaged, of other sizes, or the backbone's weights cannot be had.
     """
-    content = published_checkpoint(path) if is_published(path) else load_checkpoint(path)
+    content = read_any(path)
+    if is_published(content):
+        content = published_checkpoint(content, path)
     model, settings = model_of(content, path), content["settings"]
     own = content.get("backbone")
     backbone = load_backbone(settings["backbone"], "random" if own else weights or settings.get("weights"), device)

@@ -9,7 +9,7 @@ the published hyper-parameters under 'hyperparameters' and the backbone's own we
 from collections.abc import Sequence
 from pathlib import Path
 
-from eagleseg.checkpoints.files import published_checkpoint, save_checkpoint
+from eagleseg.checkpoints.files import published_checkpoint, read_any, save_checkpoint
 from eagleseg.checkpoints.trained import model_of
 from spectralseg.errors import InputError
 from spectralseg.files.storage import make_folder
@@ -26,7 +26,7 @@ def convert(source: Path, target: Path, overwrite: bool = False) -> None:
     """
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists; choose another file, or --overwrite it")
-    content = published_checkpoint(source)
+    content = published_checkpoint(read_any(source), source)
     model_of(content, source)  # whether all of it fits
     make_folder(target.parent)
     save_checkpoint(target, content)

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from spectralseg.errors import InputError, OutputError
+from spectralseg.files.inert import read_inert
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -143,33 +143,12 @@ def load_record(path: str | Path) -> dict[str, Any]:
     record = load_pth(path)
     if not isinstance(record, dict):
         raise InputError(f"{path} holds a {type(record).__name__}, not a record of a stage")
-    return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in record.items()}
+    return record
 
 
 def load_pth(path: str | Path) -> Any:
-    """``torch.load(weights_only=True)`` that also knows plain NumPy arrays; errors as :func:`load_record`."""
-    path = Path(path)
-    try:
-        with torch.serialization.safe_globals(_numpy_globals()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"no such file: {path}") from None
-    except Exception as error:  # torch.load raises a different type for each kind of damage
-        raise InputError(
-            f"{path} cannot be read ({type(error).__name__}); delete it and run its stage again"
-        ) from error
-
-
-def _numpy_globals() -> list[Any]:
-    """What unpickling a NumPy array needs: constructors of plain data, nothing that runs code."""
-    dtypes = [type(np.dtype(name)) for name in ("float32", "float64", "int64", "int32", "uint8", "bool")]
-    core: Any = np._core if hasattr(np, "_core") else np.core
-    rebuild = core.multiarray
-    names = [
-        (rebuild._reconstruct, "numpy.core.multiarray._reconstruct"),
-        (rebuild.scalar, "numpy.core.multiarray.scalar"),
-    ]
-    return [np.ndarray, np.dtype, *dtypes, rebuild._reconstruct, rebuild.scalar, *names]
+    """Content of a file of ``torch.save``, of which nothing is executed; errors as :func:`load_record`."""
+    return read_inert(path, "delete it and run its stage again")
 
 
 def field(record: dict[str, Any], name: str, path: str | Path) -> Any:

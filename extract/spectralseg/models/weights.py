@@ -1,6 +1,5 @@
 """Checkpoints of backbones: where they come from, and how their tensors get into a model."""
 
-import argparse
 import contextlib
 import hashlib
 import http.client
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from spectralseg.errors import InputError, some_of
 from spectralseg.files.downloads import TIMEOUT_SECONDS, fetch
+from spectralseg.files.inert import read_inert
 from spectralseg.files.storage import remove
 
 WRAPPERS = ("teacher", "student", "state_dict", "model", "model_ema")
@@ -39,18 +39,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no such weights file: {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    advice = "it may be damaged or incomplete"
+    content: Any
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
 
-            content: Any = load_file(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # DINO's full checkpoints carry their options
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a different type for each kind of damage
-        raise InputError(
-            f"{path} is no readable checkpoint ({type(error).__name__}: damaged or incomplete?)"
-        ) from error
+        try:
+            content = load_file(path)
+        except Exception as error:  # a different type for each kind of damage
+            raise InputError(f"{path} cannot be read ({type(error).__name__}); {advice}") from error
+    else:
+        content = read_inert(path, advice, ["argparse.Namespace"])  # DINO's full checkpoints carry their options
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
