@@ -214,6 +214,77 @@ def test_foreign_code_is_not_executed(tmp_path):
     assert trace.exists()  # so the file was a trap indeed
 
 
+def number(value: int) -> bytes:
+    return b"\x8a\x08" + value.to_bytes(8, "little", signed=True)
+
+
+def tensor_of(count: int, offset: int, side: int, step: int) -> bytes:
+    """A tensor (side,) of a storage that is said to have ``count`` numbers; the file has 4."""
+    storage = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0000X\3\0\0\0cpu" + number(count) + b"tQ"
+    sizes = number(offset) + number(side) + b"\x85" + number(step) + b"\x85"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + sizes + b"\x89}tR"
+
+
+def doubled(pair: bytes, first: bytes) -> bytes:
+    """A value that holds another twice, which holds another twice, ..., 40 times."""
+    return first + b"".join(pair % {b"old": i, b"new": i + 1} for i in range(40))
+
+
+HOSTILE = {
+    "lists": (doubled(b"]q%(new)c(h%(old)ch%(old)ce", b"]q\0"), "lie in one another"),
+    "tuples": (b"}" + doubled(b"h%(old)c\x86q%(new)c", b")q\0") + b"Ns", "lie in one another"),
+    "900 tuples": (b")" + b"\x85" * 900, "lie in one another"),
+    "900 dicts": (b"}K\1" * 900 + b"N" + b"s" * 900, "lie in one another"),
+    "gigabytes": (b"c__builtin__\nbytearray\n" + number(1 << 40) + b"\x85R", "needs builtins.bytearray"),
+    "numbers": (b"ctorch\nFloatTensor\n" + number(1 << 40) + b"\x85R", "needs torch.FloatTensor"),
+    "punycode": (b"c_codecs\nencode\nX\1\0\0\0aX\x08\0\0\0punycode\x86R", "bytes are damaged"),
+    "attributes": (b"ccollections\nOrderedDict\n)RK\5b", "TypeError"),
+    "expanded": (tensor_of(4, 0, 1 << 40, 0), "larger than what it holds"),
+    "beyond": (tensor_of(4, 1, 4, 1), "larger than what it holds"),
+    "longer": (tensor_of(8, 0, 8, 1), "data/0 is missing or has another length"),
+    "negative": (tensor_of(4, 0, -4, 1), "tensors are damaged"),
+    "changed": (tensor_of(4, 0, 4, 1) + b")b", "changes a tensor"),
+}
+
+
+def write_pickle(path, instructions: bytes, compression: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, data in {"data.pkl": b"\x80\2" + instructions + b".", "version": b"3", "data/0": bytes(16)}.items():
+            file.writestr(f"a/{name}", data)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_content_without_bounds_is_refused(name, tmp_path):
+    instructions, reason = HOSTILE[name]
+    write_pickle(tmp_path / "a.pth", instructions)
+    with pytest.raises(
+        InputError, match=rf"a\.pth cannot be read \(.*{reason}.*\); delete it and run its stage again$"
+    ):
+        storage.load_pth(tmp_path / "a.pth")
+
+
+def test_content_that_only_looks_hostile(tmp_path):
+    """Memory for 2^31 values that are noted; names that hide a dict's methods; a whole tensor."""
+    hidden = b"ccollections\nOrderedDict\n)R}X\5\0\0\0itemsK\5sb"
+    for instructions, content in ((b"]r\0\0\0\x80", []), (hidden, {}), (tensor_of(4, 1, 3, 1), torch.zeros(3))):
+        write_pickle(tmp_path / "a.pth", instructions)
+        assert str(storage.load_pth(tmp_path / "a.pth")) == str(content)
+    write_pickle(tmp_path / "a.pth", b"]", zipfile.ZIP_DEFLATED)
+    with pytest.raises(InputError, match="such as torch.save never writes"):
+        storage.load_pth(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("array", [np.arange(6.0).reshape(2, 3).T, np.array([True]), np.float32(2.5)])
+def test_arrays_of_numbers_are_tensors(array, zipped, tmp_path):
+    torch.save({"x": array}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    assert np.array_equal(storage.load_record(tmp_path / "a.pth")["x"], array)
+    for other in (np.array([{}]), np.zeros(2, ">f8"), np.array(["x"])):
+        torch.save({"x": other}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(InputError, match="has a NumPy array of "):
+            storage.load_record(tmp_path / "a.pth")
+
+
 def test_a_file_cut_anywhere_is_an_error_that_names_it(tmp_path):
     storage.save_record(tmp_path / "a.pth", features_record())
     whole = (tmp_path / "a.pth").read_bytes()

@@ -18,7 +18,7 @@ import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
-from eagleseg.checkpoints.files import is_published
+from eagleseg.checkpoints.files import is_published, read_any
 from spectralseg.errors import InputError
 from spectralseg.files.downloads import fetch
 from spectralseg.files.places import project_folder
@@ -47,7 +47,11 @@ def download(models: Sequence[str], checkpoint_url: str | None, output_dir: Path
         print(f"{target} is there already", file=sys.stderr)
         return
     arrived = fetch(checkpoint_url, target.with_name(f"{name}.incoming"))
-    if not is_published(arrived):
+    try:
+        is_checkpoint = is_published(read_any(arrived))
+    except InputError:
+        is_checkpoint = False
+    if not is_checkpoint:
         remove(arrived)
         raise InputError(
             f"{checkpoint_url}: what came is no checkpoint of PyTorch Lightning (a page that asks for confirmation?);"

@@ -167,6 +167,7 @@ def _follow(file: Any, found: _Found) -> Any:
     marks: list[int] = []
     memo: dict[int, Any] = {}
     first, met = found.steps, 0
+    argument: Any
     for opcode, argument, _ in pickletools.genops(file):
         found.steps += 1
         name = opcode.name
@@ -213,11 +214,13 @@ def _made(opcode: str, argument: Any, taken: list[Any], found: _Found) -> Any:
             raise Refused("it calls what is no function")
         _check_call(name, arguments.items)
         return _Made(name)
-    if opcode == "BUILD" and isinstance(taken[0], _Made) and taken[0].name.startswith("torch."):
+    target = taken[0] if taken else None
+    if opcode == "BUILD" and isinstance(target, _Made) and target.name.startswith("torch."):
         # The first releases of torch made parameters so: of the tensor and four values of its history.
-        if taken[0].name != PARAMETER or len(taken[1].items) != 5:
+        is_parameter = target.name == PARAMETER and len(taken[1].items) == 5
+        if not is_parameter:
             raise Refused("it changes a tensor")
-    return taken[0] if taken else None
+    return target
 
 
 def _storage(identity: Any, found: _Found) -> _Made:
@@ -238,9 +241,8 @@ def _check_call(name: str, arguments: list[Any]) -> None:
         count = math.prod(size.items)
         if count and max(count, last + 1) > storage.count:
             raise Refused("its tensors are larger than what it holds of them")
-    if name == "_codecs.encode":  # of bytes; other encodings take hours for some texts
-        if arguments[1:] != ["latin1"]:
-            raise Refused("its bytes are damaged")
+    if name == "_codecs.encode" and arguments[1:] != ["latin1"]:  # other encodings take hours for some texts
+        raise Refused("its bytes are damaged")
 
 
 # --- while loading --------------------------------------------------------------------------------------------------
