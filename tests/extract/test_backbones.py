@@ -99,7 +99,9 @@ def test_other_models_are_refused(name):
 
 
 def test_unknown_names_come_with_the_known_ones():
-    with pytest.raises(InputError, match="no backbone 'dino_vits17'; known are dino_vits16, ") as error:
+    with pytest.raises(
+        InputError, match=r"'dino_vits17' \(did you mean dino_vits16\?\); known are dino_vits16, "
+    ) as error:
         load_backbone("dino_vits17", "random")
     assert all(name in str(error.value) for name in (*SOURCES, *LAB_HOG, "of timm"))
 

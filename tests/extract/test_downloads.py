@@ -46,7 +46,10 @@ def test_fetched_once(announced, serve, checkpoint, cache):
     assert path.read_bytes() == checkpoint.read_bytes()
     assert download(server.address) == path
     assert server.asked == [(f"/{NAME}", None)]
-    assert files(cache) == [path.name]
+    assert files(cache) == [path.name, f"{path.name}.sha256"]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="is not as it was downloaded .* delete it and start again"):
+        download(server.address)
 
 
 def test_weights_from_an_address_are_those_of_the_file(serve, checkpoint):
@@ -63,7 +66,7 @@ def test_file_addresses_are_fetched_once_too(checkpoint, cache):
     path = download(f"file://{checkpoint}")
     checkpoint.unlink()
     assert download(f"file://{checkpoint}") == path
-    assert files(cache) == [path.name]
+    assert files(cache) == [path.name, f"{path.name}.sha256"]
 
 
 def test_files_of_one_name_from_two_addresses_are_two_files(serve, checkpoint, cache):
@@ -72,7 +75,7 @@ def test_files_of_one_name_from_two_addresses_are_two_files(serve, checkpoint, c
     first, second = serve(checkpoint.read_bytes()), serve(other.read_bytes())
     paths = [download(server.address) for server in (first, second)]
     assert [path.read_bytes() for path in paths] == [checkpoint.read_bytes(), other.read_bytes()]
-    assert len(files(cache)) == 2
+    assert len(files(cache)) == 4
 
 
 def test_published_weights_are_kept_where_torch_hub_keeps_them(checkpoint, cache, monkeypatch):
@@ -207,7 +210,7 @@ def test_no_published_weights_and_no_hub(data, on_hub, serve, cache, monkeypatch
     assert message.startswith(
         f"the weights of tiny cannot be had (cannot download {backbones.DINO_ADDRESS}folder/tiny.pth: "
     )
-    assert message.endswith("download them elsewhere and pass --weights PATH")
+    assert message.endswith("or give its path as the weights")
     assert ("timm hub test_vit.r160_in1k" in message) == on_hub
     assert "\n" not in message
     assert files(cache) == []
@@ -225,5 +228,5 @@ def test_without_a_network_the_command_line_says_what_to_do(tmp_path, monkeypatc
     assert message.startswith(
         "error: the weights of dinov2_vits14 cannot be had (timm hub vit_small_patch14_dinov2.lvd"
     )
-    assert message.endswith("download them elsewhere and pass --weights PATH")
+    assert message.endswith("or give its path as the weights")
     assert not (tmp_path / "out").exists()

@@ -113,7 +113,7 @@ def test_backbone_needs_no_weights_and_says_so():
     backbone = load_backbone("lab_hog")
     assert (backbone.patch_size, backbone.weights, backbone.is_vit) == (16, "none", False)
     assert load_backbone("lab_hog8").patch_size == 8
-    with pytest.raises(InputError, match="lab_hog has no weights; leave --weights out"):
+    with pytest.raises(InputError, match="lab_hog has no weights; leave them out"):
         load_backbone("lab_hog", weights="random")
 
 

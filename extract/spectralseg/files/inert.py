@@ -89,6 +89,8 @@ def read_inert(path: str | Path, advice: str, stand_ins: Collection[str] | None 
         return _Plain(found.steps * MOST_SHARING)(content)
     except FileNotFoundError:
         raise InputError(f"no such file: {path}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, not a file") from None
     except Exception as error:  # torch and zipfile raise a different type for each kind of damage
         reason = str(error) if isinstance(error, Refused) else type(error).__name__
         raise InputError(f"{path} cannot be read ({reason}); {advice}") from error

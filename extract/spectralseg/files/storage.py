@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spectralseg.errors import InputError, OutputError
+from spectralseg.errors import InputError, OutputError, some_of
 from spectralseg.files.inert import read_inert
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -154,7 +154,7 @@ def load_pth(path: str | Path) -> Any:
 def field(record: dict[str, Any], name: str, path: str | Path) -> Any:
     """``record[name]``, or an error that says which field of which file is missing."""
     if name not in record:
-        raise InputError(f"{path} has no field '{name}' (it has: {', '.join(sorted(map(str, record)))})")
+        raise InputError(f"{path} has no field '{name}' (it has: {some_of(sorted(map(str, record)), 8)})")
     return record[name]
 
 

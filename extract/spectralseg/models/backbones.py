@@ -18,7 +18,7 @@ from timm.layers import PatchEmbed
 from torch import Tensor
 from torch.nn import functional
 
-from spectralseg.errors import InputError
+from spectralseg.errors import InputError, did_you_mean
 from spectralseg.models import weights as checkpoints
 from spectralseg.models.lab_hog import LabHog
 
@@ -121,7 +121,7 @@ def load_backbone(name: str, weights: str | None = None, device: str | torch.dev
     """
     if name in LAB_HOG:
         if weights is not None:
-            raise InputError(f"{name} has no weights; leave --weights out")
+            raise InputError(f"{name} has no weights; leave them out")
         return Backbone(name, LabHog(LAB_HOG[name]).to(device), LAB_HOG[name], (0, 0, 0), (1, 1, 1), "none")
     source = SOURCES.get(name) or _timm_source(name)
     if weights == "random":
@@ -146,8 +146,11 @@ def load_backbone(name: str, weights: str | None = None, device: str | torch.dev
 
 def _timm_source(name: str) -> Source:
     if not timm.is_model(name):
-        known = ", ".join([*SOURCES, *LAB_HOG])
-        raise InputError(f"no backbone '{name}'; known are {known}, and every plain ViT of timm by its timm name")
+        known = [*SOURCES, *LAB_HOG]
+        raise InputError(
+            f"no backbone '{name}'{did_you_mean(name, known)}; known are {', '.join(known)}, and every plain ViT of "
+            "timm by its timm name"
+        )
     return Source(name)
 
 
@@ -210,7 +213,8 @@ def _load_published(name: str, source: Source) -> tuple[Vit, str]:
         except Exception as error:  # huggingface_hub's and httpx's many types: no network, gated, not found
             reasons.append(f"timm hub {source.timm_name}: {type(error).__name__}")
     raise InputError(
-        f"the weights of {name} cannot be had ({'; '.join(reasons)}); download them elsewhere and pass --weights PATH"
+        f"the weights of {name} cannot be had ({'; '.join(reasons)}); download them elsewhere and put the file into "
+        f"{checkpoints.downloads_folder()}, or give its path as the weights"
     )
 
 

@@ -14,10 +14,10 @@ import huggingface_hub.constants as hub_constants
 import torch
 from torch import Tensor, nn
 
-from spectralseg.errors import InputError, some_of
+from spectralseg.errors import InputError, OutputError, some_of
 from spectralseg.files.downloads import TIMEOUT_SECONDS, fetch
 from spectralseg.files.inert import read_inert
-from spectralseg.files.storage import remove
+from spectralseg.files.storage import atomic_write, remove
 
 WRAPPERS = ("teacher", "student", "state_dict", "model", "model_ema")
 HUB_ADDRESSES = ("https://dl.fbaipublicfiles.com/", "https://download.pytorch.org/")  # kept as torch.hub keeps them
@@ -40,6 +40,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"no such weights file: {path}")
     advice = "it may be damaged or incomplete"
+    advice += "; delete it, and it is downloaded again" if path.parent == downloads_folder() else ""
     content: Any
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
@@ -105,11 +106,16 @@ def load_into(
 
 def fingerprint(path: str | Path) -> str:
     """``<file name> sha256:<12 digits>``: what a stage records of a weights file, wherever it lies."""
+    return f"{Path(path).name} sha256:{sha256(path)[:12]}"
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    return f"{Path(path).name} sha256:{digest.hexdigest()[:12]}"
+    return digest.hexdigest()
 
 
 def local_file(weights: str) -> Path:
@@ -122,29 +128,43 @@ def local_file(weights: str) -> Path:
         raise InputError(f"{error}; download it elsewhere and give its path as the weights") from error
 
 
+def downloads_folder() -> Path:
+    """Where checkpoints are kept: torch.hub's folder."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
 def download(url: str) -> Path:
     """Fetch a checkpoint once into torch.hub's folder; later calls return the file that is there.
 
     ``url`` may be http(s):// or file://. The file is checked (complete, readable as a checkpoint) before it is kept.
+    Its SHA-256 is kept beside it, in ``<name>.sha256``, and compared whenever the file is asked for.
 
     Raises
     ------
     InputError
         No network, no such address, the connection broke off, or what came is no checkpoint; the message names ``url``.
+        The file that is there was cut off or changed.
     OutputError
         The file cannot be written.
     """
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    folder = downloads_folder()
     name = os.path.basename(url.partition("?")[0])
     if not url.startswith(HUB_ADDRESSES):  # other people's files may share a name
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
-    target = folder / name
+    target, digest = folder / name, folder / f"{name}.sha256"
     if target.is_file():
+        if digest.is_file() and digest.read_text().split() != [sha256(target)]:
+            raise InputError(f"{target} is not as it was downloaded (cut off, or changed); delete it and start again")
         return target
     # Processes that start together fetch a file each, so that none goes on with what another has begun.
-    incoming = fetch(url, folder / f"incoming-{os.getpid()}-{name}", resume=False)
+    try:
+        incoming = fetch(url, folder / f"incoming-{os.getpid()}-{name}", resume=False)
+    except OutputError as error:
+        raise OutputError(f"{error}; set TORCH_HOME to a folder of yours, or give a file as the weights") from error
     try:
         read_checkpoint(incoming)
+        with atomic_write(digest) as file:
+            file.write(sha256(incoming).encode())
         os.replace(incoming, target)
     except InputError as error:
         raise InputError(f"cannot download {url}: what came is no checkpoint") from error
