@@ -8,13 +8,14 @@
 ((300, 451), True)
 """
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from spectralseg.errors import check_choice
-from spectralseg.files.images import patch_grid, to_tensor
+from spectralseg.files.images import as_picture, patch_grid, to_tensor
 from spectralseg.files.label_maps import upscale_labels
 from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
 from spectralseg.mathematics.crf import CrfSettings, dense_crf
@@ -81,7 +82,7 @@ class Segmenter:
 
     def __call__(
         self,
-        image: Image.Image,
+        image: Image.Image | str | os.PathLike[str] | np.ndarray,
         K: int = 5,
         num_segments: int = 4,
         color_lambda: float = 0.0,
@@ -96,7 +97,8 @@ class Segmenter:
         Parameters
         ----------
         image
-            Any Pillow image; its EXIF orientation is applied.
+            Any Pillow image or the path of one; its EXIF orientation is applied. Or an array of uint8, (H, W, 3) RGB or
+            (H, W) grey.
         K
             Eigenvectors, the constant one included; at least 2, at most as many as the image has patches.
         num_segments
@@ -116,15 +118,15 @@ class Segmenter:
         Raises
         ------
         spectralseg.errors.InputError
-            An unknown name or a number out of its range; the image is smaller than a patch, or has fewer patches than
-            K.
+            No picture; an unknown name or a number out of its range; the image is smaller than a patch, or has fewer
+            patches than K.
         """
         check_range("K", K, least=2)  # number 0 is constant
         check_range("num_segments", num_segments, least=1, most=255)
         check_choice("which_color_matrix", which_color_matrix, COLOUR_AFFINITIES)
         check_choice("color_grid", color_grid, COLOR_GRIDS)
         sharpening = CrfSettings(crf_backend=crf_backend).resolved(self.device) if crf else None
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        image = as_picture(image)
         patch = self.backbone.patch_size
         grid = patch_grid(image.height, image.width, patch)
         features = self.extractor(to_tensor(image)[None].to(self.device))["k"][0]

@@ -10,7 +10,8 @@ do not count. Figures of several K-means seeds, with mean and spread:
     python main.py 'segments_dir=../data/VOC2012/semantic_segmentations/patches/laplacian/segmaps_%' seeds=[0,1,2,3,4]
 
 Settings are explained in configs/semantic-segmentation/base.yaml and eval.yaml. Writes into the run folder
-(outputs/semantic-segmentation/evaluation, or what hydra.run.dir=... says) results.json, confusion.png and overlays/.
+(outputs/semantic-segmentation/evaluation, or what hydra.run.dir=... says) results.json, confusion.png and overlays/;
+of several seeds, these into seed<N>/, and seeds.json.
 """
 
 import os
@@ -60,6 +61,7 @@ def evaluate(config: DictConfig) -> None:
         pair(ids, images, data.masks_dir, folder)
     output = make_folder(run_folder())
     results: dict[str, dict[str, Any]] = {}
+    about = {"settings": asdict(settings), "spectralseg": __version__}
     for seed, folder in folders.items():
         place = output if seed is None else make_folder(output / f"seed{seed}")
         made_by = describe(folder)
@@ -73,13 +75,13 @@ def evaluate(config: DictConfig) -> None:
         kind = "given" if given is not None else "hungarian" if data.clusters == data.classes else "majority"
         result = scores(confusion, names) | {"images": len(files), "matching": match, "matched_by": kind}
         result["segments"] = {"folder": folder, "made_with": None if made_by is None else made_by["arguments"]}
+        save_json(place / "results.json", result | about)
         results[str(seed)] = result
         save_confusion(place / "confusion.png", confusion, names, f"mIoU {100 * result['miou']:.2f}")
         save_overlays(place / "overlays", files, settings.visualize, names, _drawn_by(match, settings))
         _print_one(folder, seed, result, names)
-    content = results["None"] if settings.seeds is None else _over_seeds(results)
-    content |= {"settings": asdict(settings), "spectralseg": __version__}
-    save_json(output / "results.json", content)
+    if settings.seeds is not None:
+        save_json(output / "seeds.json", _over_seeds(results) | about)
     print(f"results -> {output}")
 
 

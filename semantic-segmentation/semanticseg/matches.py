@@ -76,7 +76,7 @@ def _from_file(path: Path) -> Any:
     except (OSError, ValueError) as error:
         raise InputError(f"matching: {path} cannot be read: {error}") from None
     if not isinstance(content, dict) or "matching" not in content:
-        raise InputError(f"matching: {path} has no entry 'matching', as an evaluation of one label map folder writes")
+        raise InputError(f"matching: {path} has no entry 'matching', as results.json of an evaluation (of a seed) has")
     return content["matching"]
 
 

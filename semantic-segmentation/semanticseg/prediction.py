@@ -70,7 +70,12 @@ def generate(settings: TrainSettings, folder: Path, accelerator: Accelerator) ->
     model, content = load_model(path)
     model.to(accelerator.device).eval()
     images = find_images(settings.data.images_dir, depth=0)
-    wanted = settings.generate_list
+    wanted, val_list = settings.generate_list, content.get("val_list")
+    if wanted is None and val_list is not None and val_list != str(Path(settings.data.val_list).resolve()):
+        raise InputError(
+            f"{path} was validated on {val_list}, not on data.val_list={settings.data.val_list}: set data.val_list to "
+            "that, or generate_list to the list that is meant"
+        )
     ids = list(images) if wanted == "all" else read_ids(wanted or settings.data.val_list)
     pair(ids, images)
     output = folder / "predictions" if settings.generate_dir is None else Path(settings.generate_dir)

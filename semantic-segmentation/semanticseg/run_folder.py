@@ -79,7 +79,9 @@ class TrainingRun:
     def save(self, state: dict[str, Any], is_best: bool, epoch: int | None) -> None:
         """Write the checkpoints of an evaluation; ``epoch``: also as that of an epoch."""
         content = {"kind": KIND, "settings": self.identity} | state
-        weights = {name: content[name] for name in ("kind", "settings", "normalisation", "names", "step", "model")}
+        weights = {
+            name: content[name] for name in ("kind", "settings", "normalisation", "names", "val_list", "step", "model")
+        }
         weights["model"] = state["ema"] or state["model"]
         if epoch is not None:
             save_record(self.folder / f"checkpoint-{epoch:04d}.pth", weights)

@@ -228,6 +228,7 @@ class Trainer:
             "history": self.results["history"],
             "normalisation": self.normalisation,
             "names": self.settings.data.names(),
+            "val_list": str(Path(self.settings.data.val_list).resolve()),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ def voc(tmp_path: Path) -> VocLike:
 def runner(
     task: Callable[..., None], config: str, always: Sequence[str], draws: ModuleType, patch: pytest.MonkeyPatch
 ) -> Callable[..., dict[str, Any]]:
-    """``run("key=value", ...)`` -> results.json of the run folder.
+    """``run("key=value", ...)`` -> results.json of the run folder (of several seeds: seeds.json).
 
     ``draws`` is the module that draws the confusion matrix: not where a test asks for no pictures, because it takes
     longer than all the rest.
@@ -63,7 +63,8 @@ def runner(
             if chosen["visualize"] == "0":
                 for_this_run.setattr(draws, "save_confusion", lambda *_: None)
             run(task, config, settings)
-        return json.loads((Path(chosen["hydra.run.dir"]) / "results.json").read_text())
+        name = "seeds.json" if "seeds" in chosen else "results.json"
+        return json.loads((Path(chosen["hydra.run.dir"]) / name).read_text())
 
     return call
 

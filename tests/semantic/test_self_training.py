@@ -148,6 +148,8 @@ def test_predictions_are_written_and_evaluated(train, evaluate, refused, squares
     assert len(list(predictions.glob("*.png"))) == 18
     assert (predictions / "val0.png").stat().st_mtime_ns == before
     assert "already holds 18" in refused(train, *generate, "checkpoint=run/checkpoint-latest.pth")
+    said = refused(train, *generate, "data.val_list=other.txt")
+    assert re.search(r"checkpoint-best.pth was validated on /.*, not on data.val_list=other.txt: set", said)
 
 
 def test_checkpoints_that_cannot_be_used(train, refused, squares, tmp_path: Path):

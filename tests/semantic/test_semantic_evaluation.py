@@ -108,7 +108,7 @@ def test_a_match_is_passed_on(evaluate, voc, capsys):
     assert evaluate(*voc.settings, "matching=identity")["classes"]["cat"]["iou"] == 0
 
 
-def test_over_several_seeds(evaluate, voc, capsys):
+def test_over_several_seeds(evaluate, refused, voc, capsys):
     voc.add("a", [[8, 8, 8, 0]])
     for seed, labels in ((0, [[1, 1, 1, 0]]), (3, [[2, 2, 0, 0]])):
         voc.write(voc.root / f"seed_{seed}" / "a.png", np.array(labels))
@@ -118,6 +118,9 @@ def test_over_several_seeds(evaluate, voc, capsys):
     assert result["mean"]["miou"] == pytest.approx(np.mean(mious))
     assert result["standard_deviation"]["miou"] == pytest.approx(np.std(mious, ddof=1))
     assert "mIoU 79.17 +- 29.46" in capsys.readouterr().out
+    again = (f"segments_dir={voc.root}/seed_3", "matching=results/seed3/results.json")  # of a seed, as of one alone
+    assert evaluate(voc.settings[0], *again)["miou"] == result["seeds"]["3"]["miou"]
+    assert "of an evaluation (of a seed)" in refused(evaluate, *voc.settings, "matching=results/seeds.json")
 
 
 def test_pictures(evaluate, voc, tmp_path: Path):

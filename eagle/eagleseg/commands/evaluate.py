@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 
 from eagleseg.checkpoints.trained import Trained, load_trained
 from eagleseg.data.dataset import DataSettings, EagleDataset, build_dataset
@@ -42,7 +42,7 @@ class EvaluationSettings(EvaluationOptions):
     """The whole config."""
 
     experiment_name: str = "evaluation"
-    model_path: Any = None
+    model_path: Any = MISSING
     weights: str | None = None
     device: str = "auto"
     dtype: str = "float32"
@@ -68,6 +68,8 @@ def evaluate_models(config: DictConfig) -> None:
     if settings.run_crf:  # results.json names what auto stands for
         settings.crf_backend = eagle_crf(settings.crf_backend, device, settings.crf_processes).crf_backend
     paths = settings.model_path if isinstance(settings.model_path, list) else [settings.model_path]
+    if not paths or not all(paths):
+        raise InputError("model_path needs a checkpoint, or a list of them")
     for number, path in enumerate(paths):
         trained = load_trained(path, device, settings.weights, settings.dtype)
         dataset = data_of(trained, settings)

@@ -42,6 +42,7 @@ POTSDAM_LISTS = {  # split -> lists, and whether every tile has labels
     "unlabelled_train": (["unlabelled_train.txt"], False),
     "all": (["all.txt"], False),
 }
+LAYOUT = "(set pytorch_data_dir to the folder of the data sets; data/README.md shows the layout)"
 DATA_SETS = ("cocostuff27", "cocostuff3", "cityscapes", "potsdam", "potsdamraw", "directory")
 
 
@@ -85,8 +86,8 @@ def open_source(settings: DataSettings, split: str) -> Source:
     """
     names = class_names_of(settings)
     root = Path(settings.pytorch_data_dir)
-    if not root.is_dir():
-        raise InputError(f"no such pytorch_data_dir: {root}")
+    if not settings.pytorch_data_dir or not root.is_dir():
+        raise InputError(f"no such pytorch_data_dir: {settings.pytorch_data_dir or '(none given)'}")
     if settings.dataset_name in COCO_STUFF_LISTS:
         return _coco_stuff(root / "cocostuff", split, settings.dataset_name, names)
     if settings.dataset_name == "cityscapes":
@@ -177,7 +178,7 @@ def _check_split(split: str, known: Iterable[str], name: str) -> None:
 
 def _folder(path: Path) -> Path:
     if not path.is_dir():
-        raise InputError(f"no such folder: {path} (data/README.md shows the layout)")
+        raise InputError(f"no such folder: {path} {LAYOUT}")
     return path
 
 
@@ -186,7 +187,7 @@ def _read_list(path: Path) -> list[str]:
     try:
         ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except FileNotFoundError:
-        raise InputError(f"no such list of images: {path} (data/README.md shows the layout)") from None
+        raise InputError(f"no such list of images: {path} {LAYOUT}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the list {path}: {error}") from None
     ids = [image_id for image_id in ids if image_id]

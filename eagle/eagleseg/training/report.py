@@ -68,13 +68,12 @@ def report(
     for kind, picture in pictures.items():
         run.save_picture(f"step_{step:06d}_{kind}", picture)
         log.picture(kind, picture, step)
-    if counts is not None:
-        tqdm.write(
-            f"step {step}: cluster mIoU {metrics['cluster_released_miou']:.2f}, accuracy"
-            f" {metrics['cluster_released_accuracy']:.2f}; linear mIoU {metrics['linear_miou']:.2f}, accuracy"
-            f" {metrics['linear_accuracy']:.2f}",
-            file=sys.stderr,
-        )
+    figures_of = (
+        f"; {probe} mIoU {metrics[f'{name}_miou']:.2f}, accuracy {metrics[f'{name}_accuracy']:.2f}"
+        for probe, name in (("cluster", "cluster_released"), ("linear", "linear"))
+    )
+    text = f"step {step}: loss {metrics['loss']:.4f}" + ("" if counts is None else "".join(figures_of))
+    tqdm.write(text, file=sys.stderr)
 
 
 def _predictions(samples: Sequence[Sample], dataset: EagleDataset, counts: ProbeCounts | None) -> Image.Image:

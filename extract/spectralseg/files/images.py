@@ -1,17 +1,20 @@
 """Image lists, decoding, and the views that backbones see."""
 
 import os
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from torch import Tensor
 
 from spectralseg.errors import InputError, some_of
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+EXTENSIONS |= {".avif"} if features.check("avif") else frozenset()
+UNREAD = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"} - EXTENSIONS
 
 
 def read_images_list(images_list: str | Path, images_root: str | Path) -> dict[str, str]:
@@ -73,6 +76,7 @@ def list_images(folder: str | Path, depth: int | None = None, suffixes: Collecti
     """Names of the images in a folder and the folders below it, relative to it, sorted.
 
     Files and folders whose names begin with a dot are hidden: macOS puts a file ``._a.jpg`` beside ``a.jpg``.
+    Photographs of formats that are not read (HEIC, raw ones) are left out, and named on stderr.
 
     Parameters
     ----------
@@ -88,15 +92,21 @@ def list_images(folder: str | Path, depth: int | None = None, suffixes: Collecti
     InputError
         There is no such folder.
     """
-    root, names = Path(folder), []
+    root = Path(folder)
+    names: list[str] = []
+    unread: list[str] = []
     if not root.is_dir():
         raise InputError(f"no such folder: {root}")
     for place, folders, files in os.walk(root, followlinks=depth is not None):
         below = Path(place).relative_to(root)
         is_last = depth is not None and len(below.parts) == depth
         folders[:] = [] if is_last else [name for name in folders if name[0] != "."]
-        images = [name for name in files if name[0] != "." and Path(name).suffix.lower() in suffixes]
-        names += [(below / name).as_posix() for name in images]
+        for kept, wanted in ((names, suffixes), (unread, UNREAD)):
+            images = [name for name in files if name[0] != "." and Path(name).suffix.lower() in wanted]
+            kept += [(below / name).as_posix() for name in images]
+    if unread and suffixes is EXTENSIONS:
+        which = f"{len(unread)} photographs of {root} are left out: {some_of(sorted(unread))}"
+        print(f"{which}; their formats are not read: save them as JPEG or PNG", file=sys.stderr)
     return sorted(names)
 
 
@@ -170,16 +180,48 @@ def load_image(path: str | Path, resize: int | None = None, center_crop: int | N
     """
     try:
         with Image.open(path) as file:
-            file.load()
-            image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I") or image.mode == "F":
-            image = Image.fromarray(_high_byte(np.asarray(image)))
-        image = image.convert("RGB")
+            image = upright_rgb(file)
     except FileNotFoundError:
         raise InputError(f"no such image: {path}") from None
     except Exception as error:  # Pillow's decoders raise many types (OSError, SyntaxError, ValueError, struct.error)
         raise InputError(f"{path} cannot be read as an image: {error}") from None
     return view(image, resize, center_crop)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A picture as 8-bit RGB with its EXIF orientation applied; see :func:`load_image`."""
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_high_byte(np.asarray(image)))
+    return image.convert("RGB")
+
+
+def as_picture(image: object) -> Image.Image:
+    """What a caller gives as a picture, as 8-bit RGB.
+
+    Parameters
+    ----------
+    image
+        A Pillow image, the path of a file, or an array of uint8: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
+
+    Raises
+    ------
+    InputError
+        It is none of these, or cannot be read.
+    """
+    if isinstance(image, str | os.PathLike):
+        return load_image(Path(image))
+    is_bytes = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size > 0
+    if isinstance(image, np.ndarray) and is_bytes and image.ndim > 1 and image.shape[2:] in ((), (3,), (4,)):
+        return Image.fromarray(image).convert("RGB")
+    if isinstance(image, Image.Image):
+        return upright_rgb(image)
+    kind = f"{type(image).__name__}" + (f" of {image.dtype}, {image.shape}" if isinstance(image, np.ndarray) else "")
+    raise InputError(
+        f"no picture: {kind}; give a Pillow image, a path, or an array of uint8 of shape (H, W) or (H, W, 3), one at a "
+        "time"
+    )
 
 
 def _high_byte(pixels: np.ndarray) -> np.ndarray:

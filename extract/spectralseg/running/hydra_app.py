@@ -28,11 +28,13 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from spectralseg.errors import InputError, OutputError, did_you_mean
+from spectralseg.errors import InputError, OutputError, did_you_mean, some_of
 from spectralseg.files.places import configs_folder, project_folder
+from spectralseg.files.storage import load_json, remove, save_json
 from spectralseg.running.arguments import INTERRUPTED
 
 Settings = TypeVar("Settings")
@@ -45,6 +47,7 @@ FLAGS = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-nam
 FLAGS |= {"--experimental-rerun", "--info", "-i"}
 CONFIG_NAME_FLAGS = ("--config-name", "-cn")
 CONFIG_SUFFIXES = (".yaml", ".yml")
+OVERRIDES = "overrides.json"  # in the folder of each job of a --multirun: what it was asked for
 
 
 def run(task: Callable[[DictConfig], None], config_name: str, argv: Sequence[str] | None = None) -> None:
@@ -73,10 +76,13 @@ def run(task: Callable[[DictConfig], None], config_name: str, argv: Sequence[str
         nonlocal started
         started = True
         try:
+            _refuse_other_job(run_folder(), bool(config.get("overwrite")))
             task(config)
         except (InputError, OutputError, OmegaConfBaseException) as error:
             if full_error == "1":
                 raise
+            if [path.name for path in run_folder().iterdir()] == [OVERRIDES]:
+                remove(run_folder() / OVERRIDES)
             _remove_empty(run_folder(), {Path.cwd(), project / "outputs"})
             sys.exit(f"error: {_one_line(error)}")
 
@@ -163,6 +169,17 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def _refuse_other_job(folder: Path, overwrite: bool) -> None:
+    """Of a --multirun: its jobs are numbered, so that another one would write over their results."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
+    asked, before = list(HydraConfig.get().overrides.task), load_json(folder / OVERRIDES)
+    if before != asked and (before is not None or any(folder.iterdir())) and not overwrite:
+        of = "another run" if before is None else some_of([text for text in before if text not in asked] or before)
+        raise InputError(f"{folder} holds the results of {of}; name another folder with hydra.sweep.dir=...")
+    save_json(folder / OVERRIDES, asked)
+
+
 def to_settings(config: DictConfig, kind: type[Settings]) -> Settings:
     """The config as a dataclass, checked by its type hints.
 
@@ -172,7 +189,10 @@ def to_settings(config: DictConfig, kind: type[Settings]) -> Settings:
         A value of another type, a setting that the dataclass does not have, or one that is missing.
     """
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), config))  # type: ignore[return-value]
+        merged = OmegaConf.merge(OmegaConf.structured(kind), config)
+        if missing := sorted(OmegaConf.missing_keys(merged)):
+            raise InputError(f"{', '.join(missing)}: must be given, as {missing[0]}=... (--help explains)")
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise InputError(_one_line(error)) from None
 
@@ -228,6 +248,8 @@ def _one_line(error: BaseException) -> str:
         text = f"cannot read '{error.override}': {str(error).partition('See https')[0].strip()}{hint}"
     elif isinstance(cause, ConfigKeyError | ConfigAttributeError):
         text = f"there is no setting '{cause.full_key or cause.key}'{_guess(cause)}"
+    elif "Incompatible value 'None'" in str(cause) and isinstance(cause, OmegaConfBaseException):
+        text = f"{cause.full_key or cause.key}: a value is needed, not null"
     elif isinstance(cause, OmegaConfBaseException):
         text = f"{cause.full_key or cause.key or 'the config'}: {str(cause).partition('full_key')[0]}"
     elif isinstance(error, OSError) and error.filename:

@@ -147,6 +147,7 @@ def loader(dataset: "Dataset[Any]", num_workers: int, **options: Any) -> Iterato
 
     if num_workers:
         options["multiprocessing_context"] = "fork" if sys.platform == "linux" else "spawn"
+        options["worker_init_fn"] = _watch_parent  # torch itself looks for it every five seconds
     try:
         yield DataLoader(dataset, num_workers=num_workers, **options)
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
@@ -217,6 +218,10 @@ def _initialize() -> None:
 
     torch.set_num_threads(1)
     keep_freed_memory()
+    _watch_parent()
+
+
+def _watch_parent(number: int = 0) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
