@@ -26,6 +26,11 @@ def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     return f" (did you mean {' or '.join(prefix + spellings[name] for name in close)}?)" if close else ""
 
 
+def printable(text: object) -> str:
+    """Text in one line, as a terminal shows it: what is no printable character (in a file's name) as an escape."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(text))
+
+
 def some_of(names: list[str], count: int = 3) -> str:
     """The first of some names, and how many more there are, for a message of one line."""
     more = f" and {len(names) - count} more" if len(names) > count else ""

@@ -3,12 +3,12 @@
 import hashlib
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 from spectralseg.errors import InputError, OutputError
 from spectralseg.files.storage import atomic_write
+from spectralseg.progress import say
 
 Annotated = dict[str, list[tuple[float, ...]] | str]  # image's name -> its boxes, or what is wrong with them
 
@@ -108,13 +108,13 @@ def load_coco20k(root: Path, names: list[str]) -> tuple[dict[str, Any], Path]:
             return content, reduced
     if not whole.is_file():
         raise InputError(f"no such annotations: {whole} (COCO's 2014 train/val annotations, cocodataset.org/#download)")
-    print(f"localize: reducing {whole} to COCO20k's images, once", file=sys.stderr)
+    say(f"localize: reducing {whole} to COCO20k's images, once")
     content = reduce_coco(load_coco(whole), set(names)) | {"made_from": made_from}
     try:
         with atomic_write(reduced) as file:
             file.write(json.dumps(content).encode())
     except OutputError as error:
-        print(f"localize: {error}; the whole file is read every time", file=sys.stderr)
+        say(f"localize: {error}; the whole file is read every time")
         return content, whole
     return content, reduced
 

@@ -16,7 +16,8 @@ from objectloc.coco import boxes_by_image, coco20k_names, load_coco20k, read_coc
 from objectloc.options import DataOptions
 from objectloc.tables import SIDES, read_table
 from spectralseg.errors import InputError
-from spectralseg.files.images import by_id, find_image, list_images, read_lines
+from spectralseg.files.images import by_id, find_image, first_words, list_images
+from spectralseg.files.names import check_entry
 
 VOC_FOLDERS = {"VOC07": ("VOC2007", "VOCdevkit", "VOC2007"), "VOC12": ("VOC2012", "VOCdevkit", "VOC2012")}
 OUTSIDE = 1.0  # pixels that a box may reach beyond its image: rounding, and counting from 1 or from 0
@@ -71,7 +72,7 @@ def _voc(options: DataOptions) -> DataSet:
     root = Path(options.data_root).joinpath(*VOC_FOLDERS[options.dataset])
     path = root / "ImageSets" / "Main" / f"{options.set}.txt"
     what = f"{options.dataset}'s list of images (--data_root is the folder that holds VOC2007, VOC2012):"
-    ids = [line.split()[0] for line in read_lines(path, what)]
+    ids = first_words(path, what)
 
     def find_boxes(image_id: str) -> np.ndarray:
         return voc_boxes(root / "Annotations" / f"{image_id}.xml", options.no_hard)
@@ -137,7 +138,7 @@ def _coco20k(root: Path) -> DataSet:
     """The images of LOST's list; the annotations are reduced to them once, and the result is kept."""
     list_file = root / "coco_20k_filenames.txt"
     what = "COCO20k's list of images, datasets/coco_20k_filenames.txt of github.com/valeoai/LOST:"
-    names = coco20k_names([line.split()[0] for line in read_lines(list_file, what)], list_file)
+    names = coco20k_names(first_words(list_file, what), list_file)
     content, source = load_coco20k(root, names)
     annotated = boxes_by_image(content, source)
     files = by_id(sorted(set(names)))
@@ -168,7 +169,8 @@ def _own_folder(options: DataOptions) -> DataSet:
         return DataSet(name, root, by_id(present), None)
     source = Path(options.annotations)
     read = read_coco_boxes if source.suffix.lower() == ".json" else read_table
-    annotated = _with_extensions(read(source), root, present)
+    annotated = {check_entry(name, source): boxes for name, boxes in read(source).items()}
+    annotated = _with_extensions(annotated, root, present)
     files = by_id(sorted({*present, *annotated}))
 
     def find_boxes(image_id: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import functools
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from objectloc.localize import BOXES, PICTURES, SUFFIX, data_set, localize, made_from
 from objectloc.options import ARCHITECTURES, CONVNETS, DataOptions, DetectorOptions, ResultOptions
 from objectloc.scores import Scores, note_problem, read_boxes, read_truth, write_results
-from spectralseg.errors import ImagesFailed, InputError
+from spectralseg.errors import ImagesFailed, InputError, printable
 from spectralseg.files.storage import list_ids, make_folder
+from spectralseg.progress import say
 from spectralseg.running.stage import Stage, rank_and_world_size
 
 
@@ -27,7 +27,7 @@ def run(results: ResultOptions, data: DataOptions, detector: DetectorOptions) ->
         return
     settings = made_from(detector)
     if str(settings.get("weights")).startswith("random"):
-        print("localize: RANDOM weights: the boxes mean nothing", file=sys.stderr)
+        say("localize: RANDOM weights: the boxes mean nothing")
     if data.dataset == "folder":  # two folders may share a name
         settings["images"] = str(images.root.resolve())
     evaluate = not results.no_evaluation and images.find_boxes is not None
@@ -36,10 +36,9 @@ def run(results: ResultOptions, data: DataOptions, detector: DetectorOptions) ->
     scores.problems |= find_boxes(results, data, detector, settings, folder, ids)
     missing = read_boxes(images, [image_id for image_id in ids if image_id not in scores.problems], folder, scores)
     if missing and rank_and_world_size()[1] > 1:
-        print(
+        say(
             f"localize: {len(missing)} boxes are the other processes' work; when all have ended, the same command "
-            "without a launcher writes the results",
-            file=sys.stderr,
+            "without a launcher writes the results"
         )
         if scores.problems:
             raise InputError(f"{len(scores.problems)} images could not be handled: see the lines above")
@@ -94,7 +93,7 @@ def _processes(asked: int, detector: DetectorOptions) -> int:
         from objectloc.patch_models import load_model
 
         if load_model(detector).device.type != "cpu":
-            print("localize: features are computed on a GPU, by one process", file=sys.stderr)
+            say("localize: features are computed on a GPU, by one process")
             return 0
     return asked
 
@@ -108,7 +107,7 @@ def report(scores: Scores, folder: Path, evaluate: bool, single: bool) -> None:
         print(f"CorLoc {scores.corloc:.2f} % ({scores.correct} of {len(scores.rows)} images)")
     if scores.without_objects:
         some = ", ".join(scores.without_objects[:3]) + (", ..." if len(scores.without_objects) > 3 else "")
-        print(f"{len(scores.without_objects)} images without objects are left out: {some}")
+        print(f"{len(scores.without_objects)} images without objects are left out: {printable(some)}")
     print(f"{len(scores.rows)} boxes -> {folder}")
     if single and scores.problems:
         raise InputError(*scores.problems.values())

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import pickle
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from objectloc.ground_truth import DataSet, check_boxes
 from objectloc.localize import BOXES, SUFFIX
 from spectralseg.errors import InputError
 from spectralseg.files.storage import atomic_write
+from spectralseg.progress import say
 
 CORRECT = 0.5  # least IoU
 EPSILON = 1e-7
@@ -91,7 +91,7 @@ def read_truth(images: DataSet, scores: Scores) -> list[str]:
 def note_problem(scores: Scores, image_id: str, problem: str) -> None:
     """Count an image that cannot be evaluated, and say why; the others go on."""
     scores.problems[image_id] = problem
-    print(f"localize: {image_id} left out: {problem}", file=sys.stderr)
+    say(f"localize: {image_id} left out: {problem}")
 
 
 def read_boxes(images: DataSet, ids: Iterable[str], folder: Path, scores: Scores) -> list[str]:
@@ -125,7 +125,7 @@ def write_results(folder: Path, scores: Scores, settings: dict[str, Any], pickle
     ``preds.pkl`` and ``gt.pkl`` are the published ones: image's file name -> box (4,), boxes (N, 4).
     """
     evaluated = any(iou is not None for _, _, iou in scores.rows.values())
-    _write(folder / "boxes.csv", _table(scores).encode())
+    _write(folder / "boxes.csv", _table(scores).encode(errors="surrogateescape"))
     if pickles:
         found = {file: np.array(box) for file, box, _ in scores.rows.values()}
         _write(folder / "preds.pkl", pickle.dumps(found))

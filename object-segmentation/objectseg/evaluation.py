@@ -14,7 +14,6 @@ visualize=N, contact sheets. On the sample photographs, with their true masks as
 
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +30,7 @@ from spectralseg.drawing.pictures import contact_sheet, overlay
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import ENLARGE
 from spectralseg.files.storage import atomic_write, make_folder, remove, save_json, save_picture
-from spectralseg.progress import progress_bar
+from spectralseg.progress import progress_bar, say
 from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.stage import describe
 from spectralseg.settings import Settings, setting
@@ -87,7 +86,9 @@ def evaluate(config: DictConfig) -> None:
     folder = make_folder(run_folder())
     results = {}
     with atomic_write(folder / "per_image.csv") as file:
-        table = csv.writer(io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True))
+        table = csv.writer(
+            io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
+        )
         scores = ["accuracy", "iou", "f_beta", *(["f_max"] if settings.predictions.soft_run else [])]
         table.writerow(["data_set", "id", "width", "height", *scores])
         for data_set in settings.data:
@@ -121,7 +122,7 @@ def _find(settings: EvalSettings) -> tuple[dict[str, list[Paths]], dict[str, str
             continue
         found[data_set.name], notes = pair(*folders)
         for note in notes:
-            print(f"note: {note}", file=sys.stderr)
+            say(f"note: {note}")
     if absent and (settings.strict or not found):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
         raise InputError(f"{'not every' if found else 'no'} data set has photographs, masks and predictions: {reasons}")
@@ -154,10 +155,9 @@ def _evaluate_one(
         if index in shown:
             sheets.add(paths, view, truth, prediction, scores["iou"])
     if without_object:
-        print(
+        say(
             f"note: {without_object} true masks of {data_set.name} show no object (their IoU is 0): foreground is where"
-            " the first channel is above 127",
-            file=sys.stderr,
+            " the first channel is above 127"
         )
     return {"images": means.images, **means.means(), "images_without_object": without_object}
 

@@ -16,7 +16,7 @@ from semanticseg.matches import UNMATCHED
 from semanticseg.settings import Data
 from spectralseg.commands.semantic import SharpenSettings, extract_crf_segmentations
 from spectralseg.errors import InputError, check_choice
-from spectralseg.files.images import load_image, read_lines
+from spectralseg.files.images import first_words, load_image
 from spectralseg.files.label_maps import ENLARGE, STEPS, find_step, load_labels, stretch_labels, upscale_labels
 from spectralseg.files.storage import atomic_write, make_folder
 
@@ -42,7 +42,7 @@ def read_ids(path: str | Path) -> list[str]:
     InputError
         The list is absent, no text, or empty.
     """
-    return sorted({line.split()[0] for line in read_lines(path, "the list of ids")})
+    return sorted(set(first_words(path, "the list of ids")))
 
 
 def pair(
@@ -235,7 +235,7 @@ def sharpen(
     make_folder(output_dir)
     listed = output_dir / "images.txt"
     with atomic_write(listed) as file:
-        file.write("".join(f"{images[image_id].name}\n" for image_id in ids).encode())
+        file.write("".join(f"{images[image_id].name}\n" for image_id in ids).encode(errors="surrogateescape"))
     extract_crf_segmentations(
         str(listed),
         str(data.images_dir),

@@ -17,6 +17,7 @@ from semanticseg.pseudolabels import Labelled, Labels
 from semanticseg.run_folder import TrainingRun
 from semanticseg.scores import as_table, save_confusion, save_overlays, scores
 from semanticseg.settings import TrainSettings
+from spectralseg.progress import say
 from spectralseg.training.logs import Log
 
 
@@ -42,7 +43,7 @@ class Report:
             f" process{'es' if processes > 1 else ''} on {self.accelerator.device.type}"
         )
         if origin.startswith("random"):
-            print(f"note: {model.backbone} has RANDOM weights: it knows nothing of images yet", file=sys.stderr)
+            say(f"note: {model.backbone} has RANDOM weights: it knows nothing of images yet")
         if pseudo is not None:
             print(f"pseudo-labels of the validation images: mIoU {100 * pseudo['miou']:.2f}")
             print(f"matching='\"{results['matching']}\"'")

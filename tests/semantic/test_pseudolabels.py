@@ -68,7 +68,7 @@ def test_lists_of_ids(tmp_path: Path):
     path.write_text("\n")
     with pytest.raises(InputError, match="val.txt names no image"):
         read_ids(path)
-    path.write_bytes(b"\xff\xd8\xff")
+    path.write_bytes(b"\xff\xd8\x00")
     for unreadable in (path, tmp_path / "none.txt"):
         with pytest.raises(InputError, match=f"cannot read the list of ids {unreadable}"):
             read_ids(unreadable)

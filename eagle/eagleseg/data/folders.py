@@ -13,7 +13,7 @@ import numpy as np
 from eagleseg.data.settings import DataSettings
 from eagleseg.data.sources import MAX_CLASSES, VOID, MatSource, Source, label_table
 from spectralseg.errors import InputError
-from spectralseg.files.images import find_images
+from spectralseg.files.images import find_images, read_lines
 from spectralseg.files.label_maps import CITYSCAPES_27_CLASSES, COCO_STUFF_27_CLASSES, POTSDAM_3_CLASSES
 
 # Class of each of COCO-Stuff's fine labels 0..181: its supercategory (Caesar et al., CVPR 2018).
@@ -184,16 +184,9 @@ def _folder(path: Path) -> Path:
 
 def _read_list(path: Path) -> list[str]:
     """Ids in a text file, one per line."""
-    try:
-        ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except FileNotFoundError:
-        raise InputError(f"no such list of images: {path} {LAYOUT}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the list {path}: {error}") from None
-    ids = [image_id for image_id in ids if image_id]
-    if not ids:
-        raise InputError(f"the list {path} names no image")
-    return ids
+    if not path.is_file():
+        raise InputError(f"no such list of images: {path} {LAYOUT}")
+    return [line.strip() for line in read_lines(path, "the list")]
 
 
 def _present(folder: Path, names: Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from spectralseg.errors import InputError
 from spectralseg.files.images import crop_to_patches, load_image, read_images_list
 from spectralseg.files.storage import compact, save_record
 from spectralseg.models.backbones import Backbone, load_backbone
 from spectralseg.models.tokens import TokenExtractor, dtype_named
+from spectralseg.progress import say
 from spectralseg.running.batches import THREADS, alike, writing_behind
 from spectralseg.running.devices import keep_freed_memory, pick_device
 from spectralseg.running.stage import Stage
@@ -131,7 +130,7 @@ def load_extractor(command: str, settings: FeatureSettings, device: torch.device
     keep_freed_memory()
     backbone = load_backbone(settings.model_name, settings.weights, device)
     if backbone.weights.startswith("random"):
-        print(f"{command}: {backbone.name} has RANDOM weights: its features mean nothing", file=sys.stderr)
+        say(f"{command}: {backbone.name} has RANDOM weights: its features mean nothing")
     return TokenExtractor(backbone, settings.which_block, settings.which_features, settings.dtype)
 
 
@@ -175,7 +174,7 @@ def _features(
     if len(batch) == 1:
         stage.failed(batch[0].image_id, f"out of memory with an image of {columns}x{rows}: --resize the images")
         return
-    tqdm.write(f"out of memory with {len(batch)} images of {columns}x{rows}: one by one now", file=sys.stderr)
+    say(f"out of memory with {len(batch)} images of {columns}x{rows}: one by one now")
     for item in batch:
         yield from _features(extractor, [item], device, stage)
 

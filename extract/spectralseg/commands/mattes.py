@@ -1,19 +1,18 @@
 """From masks to cut-outs with soft edges and a transparent background."""
 
 import functools
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from spectralseg.errors import InputError
 from spectralseg.files.images import load_image, read_images_list
 from spectralseg.files.label_maps import load_labels, upscale_labels
 from spectralseg.files.storage import save_picture
 from spectralseg.mathematics.matting import METHODS, cut_out, default_band, require_pymatting, trimap
+from spectralseg.progress import say
 from spectralseg.running.stage import Stage, check_origin, provenance
 from spectralseg.settings import Settings, setting
 
@@ -61,7 +60,7 @@ def _cut_out(
     step = settings.downsample_factor
     band = default_band(height, width, 1 if mask.shape == (height, width) else step)
     if not mask.any():
-        tqdm.write(f"extract_mattes: {image_id}: its mask is empty, so its cut-out is fully transparent", sys.stderr)
+        say(f"extract_mattes: {image_id}: its mask is empty, so its cut-out is fully transparent")
     known = trimap(
         upscale_labels(mask, height, width, step),
         band if settings.num_erode is None else settings.num_erode,

@@ -1,7 +1,6 @@
 """``run``: from a folder of photographs to masks, cut-outs, boxes and a page, by way of the usual stages."""
 
 import functools
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from spectralseg.files.label_maps import MASK_FORMATS, label_picture, load_label
 from spectralseg.files.storage import atomic_write, make_folder, save_json, save_picture
 from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.crf import BACKENDS, CrfSettings
+from spectralseg.progress import say
 from spectralseg.running.devices import device_or_processes, pick_device
 from spectralseg.running.stage import DESCRIPTION_FILE, Stage, describe, provenance
 from spectralseg.settings import Settings, setting
@@ -124,7 +124,7 @@ def run(
     write_results(finished, failures, folders, settings.crf)
     gone = sorted({path.stem for path in folders.masks.glob("[!.]*.png")} - photographs.keys())
     if gone and Path(images).is_dir():
-        print(f"run: masks and cutouts hold {len(gone)} whose photographs are gone: {some_of(gone)}", file=sys.stderr)
+        say(f"run: masks and cutouts hold {len(gone)} whose photographs are gone: {some_of(gone)}")
     print(f"{len(finished)} of {len(photographs)} photographs -> {folders.output / 'index.html'}")
     if failures:
         raise ImagesFailed(f"{len(failures)} of {len(photographs)} photographs failed: see the lines above", failures)
@@ -157,7 +157,7 @@ def find_photographs(images: str | Path, output: str | Path) -> dict[str, str]:
 
     earlier = [path.as_posix() for path in paths if is_result(path.parent)]
     if earlier:
-        print(f"run: {len(earlier)} images are results of earlier runs, left out: {some_of(earlier)}", file=sys.stderr)
+        say(f"run: {len(earlier)} images are results of earlier runs, left out: {some_of(earlier)}")
         paths = [path for path in paths if not is_result(path.parent)]
     if not paths:
         raise InputError(f"no image in {root} or below it (known are {', '.join(sorted(EXTENSIONS))})")

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from spectralseg.commands.viewer_sources import Box, LabelIndex, Sources, load_sources, missing_label_maps, time_stamp
 from spectralseg.drawing.pictures import caption_font, fit_height, overlay
-from spectralseg.errors import InputError, some_of
+from spectralseg.errors import InputError, printable, some_of
 from spectralseg.files.images import load_image
 from spectralseg.files.label_maps import find_step, label_picture, load_labels, upscale_labels, voc_palette
 
@@ -90,7 +90,7 @@ def heading(image_id: str, size: tuple[int, int], labels: np.ndarray | None) -> 
                     f'background:{colour}"></span>label {label} <span style="opacity:.6">'
                     f"{100 * cells / labels.size:.0f} %</span></span>"
                 )
-    name = escape(image_id.encode("utf-8", "replace").decode())
+    name = escape(printable(image_id))
     return f'<div><b>{name}</b> <span style="opacity:.6;margin-left:8px">{facts}</span></div><div>{chips}</div>'
 
 
@@ -259,4 +259,4 @@ def _label(choice: str) -> int | None:
 
 def _plain(text: str) -> str:
     """Text that Streamlit, which takes it for Markdown, shows as it is."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", printable(text))

@@ -1,14 +1,12 @@
 """``vis_eigs``: look at eigenvectors. A PNG sheet per image, and one page of all images."""
 
 import functools
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from spectralseg.drawing.page import Card, write_page
 from spectralseg.drawing.pictures import attention_picture, contact_sheet, eigenvector_picture, fit_height
@@ -16,7 +14,7 @@ from spectralseg.errors import InputError
 from spectralseg.files.images import find_image, load_image, read_images_list
 from spectralseg.files.label_maps import infer_grid
 from spectralseg.files.storage import list_ids, load_eigs, load_features, save_picture
-from spectralseg.progress import progress_bar
+from spectralseg.progress import progress_bar, say
 from spectralseg.running.stage import Stage, provenance
 from spectralseg.settings import check_range
 
@@ -99,7 +97,7 @@ def _cards(ids: list[str], sources: Sources) -> Iterator[Card]:
         try:
             yield load_card(image_id, sources, THUMBNAIL_HEIGHT)
         except InputError as error:
-            tqdm.write(f"vis_eigs: {image_id} is not on the page: {error}", file=sys.stderr)
+            say(f"vis_eigs: {image_id} is not on the page: {error}")
 
 
 def load_card(image_id: str, sources: Sources, height: int) -> Card:

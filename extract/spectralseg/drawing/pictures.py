@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from spectralseg.errors import printable
 from spectralseg.files.label_maps import label_picture, stretch_labels
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -205,7 +206,7 @@ def contact_sheet(
     for index, ((caption, _), picture) in enumerate(zip(panels, pictures, strict=True)):
         row, column = divmod(index, columns)
         left, top = GAP + column * (cell + GAP), GAP // 2 + row * (line + height + GAP)
-        draw.text((left, top + line / 2), _shortened(caption, font, cell), fill=INK, font=font, anchor="lm")
+        draw.text((left, top + line / 2), _shortened(printable(caption), font, cell), fill=INK, font=font, anchor="lm")
         sheet.paste(picture, (left, top + line))
     return sheet
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, features
 from torch import Tensor
 
 from spectralseg.errors import InputError, some_of
+from spectralseg.files.names import check_entry
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 EXTENSIONS |= {".avif"} if features.check("avif") else frozenset()
@@ -20,8 +21,8 @@ UNREAD = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".n
 def read_images_list(images_list: str | Path, images_root: str | Path) -> dict[str, str]:
     """Read a list of image names, one per line, and check it before any work.
 
-    Blank lines, surrounding white space, Windows line ends and a byte order mark are ignored; a name that stands
-    twice counts once.
+    Blank lines, white space around names (unless the file's name has it too), Windows line ends and a byte order mark
+    are ignored; a name that stands twice counts once.
 
     Returns
     -------
@@ -31,12 +32,15 @@ def read_images_list(images_list: str | Path, images_root: str | Path) -> dict[s
     Raises
     ------
     InputError
-        The list is absent or empty, an image is missing, or two names share one stem (their files would collide).
+        The list is absent or empty, an image is missing or not below the root, or two names share one stem (their files
+        would collide).
     """
     path, root = Path(images_list), Path(images_root)
-    names = sorted(set(read_lines(path, "the images_list")))
+    lines = set(read_lines(path, "the images_list"))
     if not root.is_dir():
         raise InputError(f"no such images_root: {root}")
+    meant = {line if line == line.strip() or os.path.isfile(root / line) else line.strip() for line in lines}
+    names = sorted(check_entry(name, path) for name in meant)
     missing = [name for name in names if not os.path.isfile(root / name)]  # also for what cannot be a name
     if missing:
         raise InputError(f"{len(missing)} of {len(names)} images of {path} are not in {root}: {some_of(missing)}")
@@ -44,9 +48,9 @@ def read_images_list(images_list: str | Path, images_root: str | Path) -> dict[s
 
 
 def read_lines(path: str | Path, what: str) -> list[str]:
-    """Lines of a text file without white space around them; blank ones and a byte order mark are left out.
+    """Lines of a text file as they are; blank ones, Windows line ends and a byte order mark are left out.
 
-    ``what`` names the file in messages: "the images_list".
+    ``what`` names the file in messages: "the images_list". Bytes that are no UTF-8 come out as file names have them.
 
     Raises
     ------
@@ -54,12 +58,23 @@ def read_lines(path: str | Path, what: str) -> list[str]:
         The file is absent, no text, or has blank lines alone.
     """
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {what} {path}: {getattr(error, 'strerror', None) or error}") from None
-    if not any(lines):
+        text = Path(path).read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise InputError(f"cannot read {what} {path}: {error.strerror or error}") from None
+    if "\0" in text:
+        raise InputError(f"cannot read {what} {path}: it is no text in UTF-8")
+    lines = [line.removesuffix("\r") for line in text.split("\n")]  # no other character ends a line: names may have it
+    if not any(map(str.strip, lines)):
         raise InputError(f"{what} {path} names no image")
-    return [line for line in lines if line]
+    return [line for line in lines if line.strip()]
+
+
+def first_words(path: str | Path, what: str) -> list[str]:
+    """What stands before white space in each line of a text file, such as the ids in VOC's lists.
+
+    Errors as of :func:`read_lines`.
+    """
+    return [line.split()[0] for line in read_lines(path, what)]
 
 
 def by_id(names: list[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ values, so that ``torch.load(weights_only=True)`` reads them. Files written by t
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -29,7 +30,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Open ``path`` for writing bytes; it appears, complete, when the block ends without an error.
 
     The bytes go to a hidden temporary file in the same folder (named after this host and process, see
-    :func:`remove_leftovers`), which then replaces ``path``.
+    :func:`remove_leftovers`), which then replaces ``path``. A long name is not repeated there: it would be too long.
 
     Raises
     ------
@@ -37,7 +38,8 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         The file cannot be written: disk full, folder read-only or absent.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}{TEMPORARY_SUFFIX}")
+    name = path.name if len(os.fsencode(path.name)) <= 100 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    temporary = path.with_name(f".{name}.{socket.gethostname()}-{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
         with open(temporary, "wb") as file:
             yield file

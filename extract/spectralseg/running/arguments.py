@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from spectralseg.errors import InputError, OutputError, did_you_mean
+from spectralseg.errors import InputError, OutputError, did_you_mean, printable
 
 INTERRUPTED = 130  # exit status, as shells have it
 
@@ -23,7 +23,7 @@ def finish(work: Callable[[], None]) -> None:
         with _ctrl_c_counted() as pressed:
             work()
     except (InputError, OutputError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(error)}")
     except (KeyboardInterrupt, Exception) as error:
         if isinstance(error, Exception) and not pressed:
             raise

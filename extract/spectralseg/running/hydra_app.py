@@ -32,7 +32,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from spectralseg.errors import InputError, OutputError, did_you_mean, some_of
+from spectralseg.errors import InputError, OutputError, did_you_mean, printable, some_of
 from spectralseg.files.places import configs_folder, project_folder
 from spectralseg.files.storage import load_json, remove, save_json
 from spectralseg.running.arguments import INTERRUPTED
@@ -256,7 +256,7 @@ def _one_line(error: BaseException) -> str:
         text = f"{error.filename}: {error.strerror}"
     else:
         text = str(error).partition("Config search path:")[0] or type(error).__name__
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _guess(error: OmegaConfBaseException) -> str:

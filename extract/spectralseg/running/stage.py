@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
@@ -21,8 +20,9 @@ from tqdm import tqdm
 
 from spectralseg import __version__
 from spectralseg.errors import ImagesFailed, InputError, some_of
+from spectralseg.files.names import check_id
 from spectralseg.files.storage import load_json, make_folder, remove, remove_leftovers, save_json, save_record
-from spectralseg.progress import progress_bar
+from spectralseg.progress import progress_bar, say
 from spectralseg.running.devices import integer_variable
 from spectralseg.running.workers import attempt, map_processes
 
@@ -163,12 +163,16 @@ class Stage:
         return self.folder / f"{image_id}{self.suffix}"
 
     def begin(self, ids: Iterable[str]) -> list[str]:
-        """Check the folder, take this process's share of the ids, and return those whose output is still to be made."""
+        """Check the folder, take this process's share of the ids, and return those whose output is still to be made.
+
+        An image whose id is no plain name fails at once.
+        """
         ids = sorted(ids)
         rank, world = rank_and_world_size()
         share = ids[rank::world]
         remove_leftovers(self.folder)
         self._check_folder(ids)
+        share = [image_id for image_id in share if self._is_plain(image_id)]
         if self.overwrite:  # outputs go first: whoever resumes a killed --overwrite must not take old files for new
             for image_id in share:
                 remove(self.output(image_id))
@@ -176,9 +180,16 @@ class Stage:
         pending = [image_id for image_id in share if not self.output(image_id).exists()]
         self.skipped = len(share) - len(pending)
         if world > 1:
-            print(f"{self.command}: process {rank} of {world} takes {len(share)} of {len(ids)} images", file=sys.stderr)
+            say(f"{self.command}: process {rank} of {world} takes {len(share)} of {len(ids)} images")
         self._bar = progress_bar(total=len(pending), desc=self.command, unit="image", disable=not pending)
         return pending
+
+    def _is_plain(self, image_id: str) -> bool:
+        try:
+            check_id(image_id)
+        except InputError as error:
+            self.failed(image_id, str(error))
+        return image_id not in self.failures
 
     def run(self, work: Callable[[str], None], pending: Sequence[str], multiprocessing: int = 0) -> None:
         """Call ``work(id)``, which writes the id's output, for each pending id, in this process or in several."""
@@ -216,7 +227,7 @@ class Stage:
             self._unsaid += 1
         else:
             self._said.add(kind)
-            tqdm.write(f"{self.command}: {image_id} failed: {problem}", file=sys.stderr)
+            say(f"{self.command}: {image_id} failed: {problem}")
         if self._bar is not None:
             self._bar.update()
 
@@ -227,13 +238,12 @@ class Stage:
         _save_description(self.folder / DESCRIPTION_FILE, self.command, self.arguments, counts, self.failures)
         if self._unsaid:
             path = self.folder / DESCRIPTION_FILE
-            print(f"{self.command}: {self._unsaid} more failed likewise; {path} names them", file=sys.stderr)
+            say(f"{self.command}: {self._unsaid} more failed likewise; {path} names them")
         remove_leftovers(self.folder)  # of workers that outlived the run before by a moment
         seconds = time.monotonic() - self.started
-        print(
+        say(
             f"{self.command}: {self.written} written, {self.skipped} already there, {len(self.failures)} failed, "
-            f"in {seconds:.1f} s -> {self.folder}",
-            file=sys.stderr,
+            f"in {seconds:.1f} s -> {self.folder}"
         )
         if self.failures:
             total = self.written + self.skipped + len(self.failures)
@@ -292,7 +302,7 @@ class FileStage:
             difference = differences(description["arguments"], self.arguments)
         if difference:
             raise InputError(f"{self.path} exists, but {difference}; choose another file, or --overwrite it")
-        print(f"{self.command}: {self.path} is there already", file=sys.stderr)
+        say(f"{self.command}: {self.path} is there already")
         return True
 
     def track(self, ids: Iterable[str]) -> Iterator[str]:
@@ -306,7 +316,7 @@ class FileStage:
             yield
         except InputError as error:
             self.failures[image_id] = str(error)
-            tqdm.write(f"{self.command}: {image_id} failed: {error}", file=sys.stderr)
+            say(f"{self.command}: {image_id} failed: {error}")
 
     def finish(self, records: list[dict[str, Any]]) -> None:
         """Write the file and its description, print a summary, and raise an error if any image failed."""
@@ -314,7 +324,7 @@ class FileStage:
         counts = {"images": len(records), "failed": len(self.failures)}
         _save_description(self.path.parent / self._description_name(), self.command, self.arguments, counts)
         save_record(self.path, records)
-        print(f"{self.command}: {len(records)} images, {len(self.failures)} failed -> {self.path}", file=sys.stderr)
+        say(f"{self.command}: {len(records)} images, {len(self.failures)} failed -> {self.path}")
         if self.failures:
             message = f"{len(self.failures)} images failed in {self.command}: see the lines above"
             raise ImagesFailed(message, self.failures)
