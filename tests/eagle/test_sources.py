@@ -254,7 +254,7 @@ def test_labels_beyond_the_classes(tmp_path):
 
 def test_what_is_missing_is_named_before_the_work(tmp_path):
     assert message(tmp_path / "none") == f"no such pytorch_data_dir: {tmp_path}/none"
-    layout = "(data/README.md shows the layout)"
+    layout = "(set pytorch_data_dir to the folder of the data sets; data/README.md shows the layout)"
     assert message(tmp_path) == f"no such folder: {tmp_path}/mine/imgs/train {layout}"
     assert message(tmp_path, "cityscapes") == f"no such folder: {tmp_path}/cityscapes/leftImg8bit/train {layout}"
     path = tmp_path / "cocostuff" / "curated" / "train2017" / "Coco164kFull_Stuff_Coarse.txt"

@@ -1,7 +1,6 @@
 """Image lists, decoding, and the views that backbones see."""
 
 import os
-import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from spectralseg.errors import InputError, some_of
 from spectralseg.files.names import check_entry
+from spectralseg.progress import say
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 EXTENSIONS |= {".avif"} if features.check("avif") else frozenset()
@@ -121,7 +121,7 @@ def list_images(folder: str | Path, depth: int | None = None, suffixes: Collecti
             kept += [(below / name).as_posix() for name in images]
     if unread and suffixes is EXTENSIONS:
         which = f"{len(unread)} photographs of {root} are left out: {some_of(sorted(unread))}"
-        print(f"{which}; their formats are not read: save them as JPEG or PNG", file=sys.stderr)
+        say(f"{which}; their formats are not read: save them as JPEG or PNG")
     return sorted(names)
 
 
