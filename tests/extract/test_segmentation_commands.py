@@ -236,7 +236,7 @@ def test_small_and_single_segment_images(tmp_path: Path):
 
 
 def test_three_hundred_boxes_of_many_sizes_are_batched_and_equal_one_by_one():
-    from spectralseg.commands.bboxes import crop_features
+    from spectralseg.commands.bboxes import crop_features, cut_boxes
     from spectralseg.models.backbones import load_backbone
     from spectralseg.models.tokens import TokenExtractor
 
@@ -246,10 +246,12 @@ def test_three_hundred_boxes_of_many_sizes_are_batched_and_equal_one_by_one():
     corners = np.column_stack([rng.integers(0, image.width - 64, 300), rng.integers(0, image.height - 64, 300)])
     boxes = np.column_stack([corners, corners + sides]).tolist()
     extractor = TokenExtractor(load_backbone("vit_tiny_patch16_224", "random"), parts=("cls",))
-    together = crop_features(extractor, image, boxes, torch.device("cpu"))
+    crops = cut_boxes(image, boxes, extractor.backbone.patch_size)
+    together, others = crop_features(extractor, [crops, crops[:2]], torch.device("cpu"))  # of two images
+    torch.testing.assert_close(others, together[:2], rtol=1e-5, atol=1e-5)
     assert together.shape == (300, 192)
     for index in (0, 17, 123, 299):
-        alone = crop_features(extractor, image, [boxes[index]], torch.device("cpu"))
+        (alone,) = crop_features(extractor, [[crops[index]]], torch.device("cpu"))
         torch.testing.assert_close(together[index], alone[0], rtol=1e-4, atol=1e-5)
 
 

@@ -1,5 +1,7 @@
 """From segments to boxes, from boxes to features, from features to clusters: one file each for the whole data set."""
 
+import functools
+import itertools
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,12 +20,14 @@ from spectralseg.mathematics.clusters import cluster_features
 from spectralseg.mathematics.regions import segment_boxes
 from spectralseg.models.backbones import load_backbone
 from spectralseg.models.tokens import TokenExtractor
-from spectralseg.running.devices import keep_freed_memory, pick_device
+from spectralseg.running.devices import device_or_processes, keep_freed_memory
 from spectralseg.running.stage import FileStage, check_origin, describe_file, provenance
+from spectralseg.running.workers import stream
 from spectralseg.settings import Settings, setting
 
 BOX_FORMAT = "(xmin, ymin, xmax, ymax)"
 CROPS_AT_ONCE = 64
+GPU_BATCH = 16  # images whose crops are sorted by size together
 
 
 @dataclass(frozen=True)
@@ -86,58 +90,88 @@ def extract_bbox_features(
     output_file: str,
     weights: str | None = None,
     dtype: str = "float32",
+    multiprocessing: int = 0,
     device: str = "auto",
     overwrite: bool = False,
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
+    where = device_or_processes(device, multiprocessing)
     if not Path(images_root).is_dir():
         raise InputError(f"no such images_root: {images_root}")
-    records = load_list(bbox_file)
-    keep_freed_memory()
-    where = pick_device(device)
-    backbone = load_backbone(model_name, weights, where)
-    extractor = TokenExtractor(backbone, parts=("cls",), dtype=dtype)
-    arguments = {"model_name": model_name, "weights": backbone.weights, "dtype": dtype}
+    by_id = {record["id"]: record for record in load_list(bbox_file)}
+    backbone = (model_name, weights, dtype, where)
+    arguments = {"model_name": model_name, "weights": _extractor(*backbone).backbone.weights, "dtype": dtype}
     arguments["bboxes"] = describe_file(bbox_file)
     stage = FileStage("extract_bbox_features", output_file, arguments, overwrite)
     if stage.is_done():
         return
-    by_id = {record["id"]: record for record in records}
+    records, at_once = [by_id[image_id] for image_id in sorted(by_id)], 1 if where.type == "cpu" else GPU_BATCH
+    parts = (records[start : start + at_once] for start in range(0, len(records), at_once))
+    work = functools.partial(_describe, images_root, bbox_file, backbone)
+    described = itertools.chain.from_iterable(stream(work, parts, multiprocessing))
     done = []
-    for image_id in stage.track(by_id):
+    for image_id, features in zip(stage.track(by_id), described, strict=True):
         with stage.reporting(image_id):
-            image = load_image(find_image(images_root, image_id))
-            boxes = field(by_id[image_id], "bboxes_original_resolution", bbox_file)
-            done.append(by_id[image_id] | {"features": crop_features(extractor, image, boxes, where)})
+            if isinstance(features, InputError):
+                raise features
+            done.append(by_id[image_id] | {"features": torch.from_numpy(features)})
     stage.finish(done)
 
 
-def crop_features(
-    extractor: TokenExtractor, image: Image.Image, boxes: list[list[int]], device: torch.device
-) -> Tensor:
-    """[CLS] of each box's crop: boxes (xmin, ymin, xmax, ymax) in pixels -> (N, D) float32.
+@functools.lru_cache(maxsize=1)  # a worker process loads it once
+def _extractor(model_name: str, weights: str | None, dtype: str, device: torch.device) -> TokenExtractor:
+    keep_freed_memory()
+    return TokenExtractor(load_backbone(model_name, weights, device), parts=("cls",), dtype=dtype)
 
-    Crops of equal size share a batch. A crop smaller than a patch is enlarged to one (bilinear).
-    """
-    smallest = extractor.backbone.patch_size
-    groups: dict[tuple[int, int], list[tuple[int, Tensor]]] = defaultdict(list)
-    for index, (xmin, ymin, xmax, ymax) in enumerate(boxes):
-        xmax, ymax = min(xmax, image.width), min(ymax, image.height)
+
+def _describe(
+    images_root: str, bbox_file: str, backbone: tuple[str, str | None, str, torch.device], records: list[dict[str, Any]]
+) -> list[np.ndarray | InputError]:
+    """Features of the boxes of some images, (N, D) each; arrays, which are sent from process to process as they are."""
+    extractor = _extractor(*backbone)
+    crops: list[list[Tensor] | InputError] = []
+    for record in records:
+        try:
+            boxes = field(record, "bboxes_original_resolution", bbox_file)
+            image = load_image(find_image(images_root, record["id"]))
+            crops.append(cut_boxes(image, boxes, extractor.backbone.patch_size))
+        except InputError as error:
+            crops.append(error)
+    features = iter(crop_features(extractor, [one for one in crops if isinstance(one, list)], backbone[-1]))
+    return [next(features).numpy() if isinstance(one, list) else one for one in crops]
+
+
+def cut_boxes(image: Image.Image, boxes: list[list[int]], smallest: int) -> list[Tensor]:
+    """Crops of boxes (xmin, ymin, xmax, ymax) in pixels: (3, h, w) in [0, 1], enlarged to ``smallest`` (bilinear)."""
+    crops = []
+    for box in boxes:
+        xmin, ymin, xmax, ymax = box[0], box[1], min(box[2], image.width), min(box[3], image.height)
         if not (0 <= xmin < xmax and 0 <= ymin < ymax):
-            raise InputError(f"box {boxes[index]} lies outside the image of {image.width}x{image.height} pixels")
+            raise InputError(f"box {box} lies outside the image of {image.width}x{image.height} pixels")
         crop = image.crop((xmin, ymin, xmax, ymax))
         if min(crop.size) < smallest:
             size = (max(crop.width, smallest), max(crop.height, smallest))
             crop = crop.resize(size, Image.Resampling.BILINEAR)
-        groups[crop.size].append((index, to_tensor(crop)))
-    features: dict[int, Tensor] = {}
+        crops.append(to_tensor(crop))
+    return crops
+
+
+def crop_features(extractor: TokenExtractor, crops: list[list[Tensor]], device: torch.device) -> list[Tensor]:
+    """[CLS] of the crops of each of some images: (N, D) float32 for each. Crops of equal size share a batch."""
+    groups: dict[torch.Size, list[tuple[int, int]]] = defaultdict(list)
+    for image, of_one in enumerate(crops):
+        for number, crop in enumerate(of_one):
+            groups[crop.shape].append((image, number))
+    features: dict[tuple[int, int], Tensor] = {}
     for group in groups.values():
         for start in range(0, len(group), CROPS_AT_ONCE):
-            indices, crops = zip(*group[start : start + CROPS_AT_ONCE], strict=True)
-            outputs = extractor(torch.stack(crops).to(device))["cls"].float().cpu()
-            features |= dict(zip(indices, outputs, strict=True))
-    dimension = len(next(iter(features.values()))) if features else 0
-    return torch.stack([features[index] for index in range(len(boxes))]) if features else torch.zeros(0, dimension)
+            places = group[start : start + CROPS_AT_ONCE]
+            batch = torch.stack([crops[image][number] for image, number in places]).to(device)
+            features |= dict(zip(places, extractor(batch)["cls"].float().cpu(), strict=True))
+    return [
+        torch.stack([features[image, number] for number in range(len(of_one))]) if of_one else torch.zeros(0, 0)
+        for image, of_one in enumerate(crops)
+    ]
 
 
 def extract_bbox_clusters(

@@ -31,7 +31,6 @@ def extract_features(
     images_list: str,
     images_root: str,
     model_name: str,
-    batch_size: int,
     output_dir: str,
     which_block: tuple[int, ...] = (-1,),
     which_features: tuple[str, ...] = ("k",),
@@ -40,6 +39,7 @@ def extract_features(
     storage_dtype: str = "float32",
     resize: int | None = None,
     center_crop: int | None = None,
+    batch_size: int | None = None,
     device: str = "auto",
     num_workers: int | None = None,
     overwrite: bool = False,
@@ -60,7 +60,6 @@ def extract_features(
         model_name: dino_vits16, dino_vits8, dino_vits8_300ep, dino_vitb16, dino_vitb8; dinov2_vit{s,b,l,g}14[_reg];
             dinov3_vit{s,splus,b,l,hplus}16; any plain ViT of timm by its timm name; lab_hog or lab_hog8, which need no
             weights and know nothing of objects.
-        batch_size: Images of one size that go through the backbone together; results do not depend on it.
         output_dir: Folder of the features.
         which_block: Block to read, -1 being the last; several separated by commas (-3,-2,-1) are stored as
             k_block_-3, ..., and the deepest one as k.
@@ -72,6 +71,8 @@ def extract_features(
         storage_dtype: Type of the stored features.
         resize: Shorter side of the images to that many pixels (nearest neighbour), as EAGLE's loader does.
         center_crop: Then a centred square of that many pixels.
+        batch_size: Images of one size that go through the backbone together; results do not depend on it. Default: 1 on
+            a CPU, 32 on a GPU.
         device: auto, cpu, cuda, cuda:1, ...
         num_workers: Processes that decode images. Default: none on a CPU, up to 8 beside a GPU.
         overwrite: Redo features that exist.
@@ -297,6 +298,7 @@ def extract_bbox_features(
     output_file: str,
     weights: str | None = None,
     dtype: str = "float32",
+    multiprocessing: int = 0,
     device: str = "auto",
     overwrite: bool = False,
 ) -> None:
@@ -317,12 +319,15 @@ def extract_bbox_features(
         output_file: File to write.
         weights: As for extract_features.
         dtype: float32, bfloat16 or float16.
+        multiprocessing: Processes with one thread each, each with the backbone; 0 works in this one.
         device: auto, cpu, cuda, cuda:1, ...
         overwrite: Redo a file that exists.
     """
     from spectralseg.commands import bboxes
 
-    bboxes.extract_bbox_features(images_root, bbox_file, model_name, output_file, weights, dtype, device, overwrite)
+    bboxes.extract_bbox_features(
+        images_root, bbox_file, model_name, output_file, weights, dtype, multiprocessing, device, overwrite
+    )
 
 
 def extract_bbox_clusters(
@@ -456,7 +461,7 @@ def run(
     crf: bool = True,
     crf_backend: str = "auto",
     max_size: int = 640,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     dtype: str = "float32",
     multiprocessing: int = 0,
     device: str = "auto",

@@ -24,6 +24,8 @@ from spectralseg.running.stage import Stage
 from spectralseg.running.workers import loader
 from spectralseg.settings import Settings, check_range, setting
 
+GPU_BATCH = 32  # images; on a CPU one alone is as fast, and needs less memory
+
 
 @dataclass(frozen=True)
 class FeatureSettings(Settings):
@@ -87,7 +89,7 @@ def extract_features(
     images_root: str,
     output_dir: str,
     settings: FeatureSettings,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     device: str = "auto",
     num_workers: int | None = None,
     overwrite: bool = False,
@@ -100,6 +102,7 @@ def extract_features(
     check_range("batch_size", batch_size, least=1)
     check_range("num_workers", num_workers, least=0)
     where = pick_device(device)
+    batch_size = batch_size or (1 if where.type == "cpu" else GPU_BATCH)
     files = read_images_list(images_list, images_root)
     extractor = extractor or load_extractor("extract_features", settings, where)
     backbone = extractor.backbone

@@ -63,7 +63,7 @@ def run(
     output: str,
     feature_settings: features.FeatureSettings,
     settings: RunSettings,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     multiprocessing: int = 0,
     device: str = "auto",
     overwrite: bool = False,
