@@ -90,11 +90,14 @@ def test_selection_by_loss_begins_after_the_schedule(run_script: Callable[..., P
     assert not list(folder.glob("step_*.pth"))
 
 
-def test_without_labels(run_script: Callable[..., Path], refused: Callable[..., str], tmp_path: Path):
+def test_without_labels(
+    run_script: Callable[..., Path], refused: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     root = tmp_path / "data"
     write_directory(root / "bare", {"train": scenes(6), "val": scenes(2, first=9)}, labels=False)
     overrides = data_overrides(root, "bare", 3)
     folder = run_script(TRAIN, *overrides, "select_by=loss", "val_freq=4")
+    assert f"step 4: loss {metrics(folder)[0]['loss']:.4f}\n" in capsys.readouterr().err
     assert "cluster_released_miou" not in metrics(folder)[-1]
     assert np.isfinite(metrics(folder)[-1]["loss"])
     assert load_checkpoint(folder / "best.pth")["match"] == {}

@@ -85,6 +85,19 @@ def message(project: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., s
     return call
 
 
+def test_a_sweep_does_not_write_over_another(message: Callable, project: Path):
+    def write(config: DictConfig) -> None:
+        (run_folder() / "result").write_text(str(config.rate))
+
+    earlier = "sweep/0 holds the results of rate=1; name another folder with hydra.sweep.dir=..."
+    for _ in range(2):  # the same one goes on
+        run(write, "room/train", ["--multirun", "rate=1,2"])
+    assert message("--multirun", "rate=3,4", task=write).endswith(earlier)
+    assert Path("sweep/0/result").read_text() == "1"
+    assert message("--multirun", "rate=3", "hydra.sweep.dir=failed", task=fail) == "no"
+    assert not Path("failed/0").exists()  # nothing that would stop the next one
+
+
 def fail(config: DictConfig) -> None:
     raise InputError("no")
 

@@ -224,6 +224,8 @@ def test_small_and_single_segment_images(tmp_path: Path):
     Image.new("RGB", (48, 32), "blue").save(images / "plain.webp")
     read_by = {"images_root": images, "bbox_file": tmp_path / "bboxes.pth", "model_name": "lab_hog"}
     run_here("extract_bbox_features", **read_by, output_file=tmp_path / "features.pth")
+    run_here("extract_bbox_features", **read_by, output_file=tmp_path / "processes.pth", multiprocessing=2)
+    assert (tmp_path / "processes.pth").read_bytes() == (tmp_path / "features.pth").read_bytes()
     one, plain = torch.load(tmp_path / "features.pth", weights_only=True)
     assert one["features"].shape == (1, 14)
     assert torch.isfinite(one["features"]).all()
