@@ -114,7 +114,7 @@ def extract_bbox_features(
         with stage.reporting(image_id):
             if isinstance(features, InputError):
                 raise features
-            done.append(by_id[image_id] | {"features": torch.tensor(features)})
+            done.append(by_id[image_id] | {"features": torch.empty(features.shape).copy_(torch.from_numpy(features))})
     stage.finish(done)
 
 
