@@ -14,7 +14,7 @@ Annotated = dict[str, list[tuple[float, ...]] | str]  # image's name -> its boxe
 
 INSTANCES = Path("annotations") / "instances_train2014.json"
 REDUCED = Path("annotations") / "instances_coco20k.json"
-KEPT_FIELDS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+KEPT_FIELDS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 
 
 def read_coco_boxes(path: Path) -> Annotated:
@@ -48,8 +48,10 @@ def boxes_by_image(content: dict[str, Any], path: Path) -> Annotated:
     return annotated
 
 
-def load_coco(path: Path) -> dict[str, Any]:
-    """A COCO instances file without its outlines, which are nearly all of its size and never needed here.
+def load_coco(path: Path, outlines: bool = False, names: set[str] | None = None) -> dict[str, Any]:
+    """A COCO instances file, without its outlines, which are nearly all of its size, unless they are asked for.
+
+    With ``names`` the outlines are kept of the images of these file names alone, which COCO's files list first.
 
     Raises
     ------
@@ -57,13 +59,18 @@ def load_coco(path: Path) -> dict[str, Any]:
         The file is absent, no JSON, or has no images and annotations.
     """
 
+    kept: set[Any] = set()
+
     def without_outlines(entry: dict[str, Any]) -> dict[str, Any]:
-        entry.pop("segmentation", None)
+        if names is not None and entry.get("file_name") in names:
+            kept.add(entry.get("id"))
+        if entry.get("image_id") not in kept:
+            entry.pop("segmentation", None)
         return entry
 
     try:
         with open(path, encoding="utf-8") as file:
-            content = json.load(file, object_hook=without_outlines)
+            content = json.load(file, object_hook=None if outlines else without_outlines)
     except FileNotFoundError:
         raise InputError(f"no such annotations: {path}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -98,7 +105,7 @@ def load_coco20k(root: Path, names: list[str]) -> tuple[dict[str, Any], Path]:
         Neither the reduced nor the whole file is there.
     """
     reduced, whole = root / REDUCED, root / INSTANCES
-    made_from: dict[str, str | int] = {"list": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+    made_from: dict[str, str | int] = {"list": hashlib.sha256("\n".join(names).encode()).hexdigest(), "outlines": 1}
     if whole.is_file():
         made_from["bytes"] = whole.stat().st_size
     if reduced.is_file():
@@ -109,7 +116,7 @@ def load_coco20k(root: Path, names: list[str]) -> tuple[dict[str, Any], Path]:
     if not whole.is_file():
         raise InputError(f"no such annotations: {whole} (COCO's 2014 train/val annotations, cocodataset.org/#download)")
     say(f"localize: reducing {whole} to COCO20k's images, once")
-    content = reduce_coco(load_coco(whole), set(names)) | {"made_from": made_from}
+    content = reduce_coco(load_coco(whole, names=set(names)), set(names)) | {"made_from": made_from}
     try:
         with atomic_write(reduced) as file:
             file.write(json.dumps(content).encode())

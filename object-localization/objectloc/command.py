@@ -4,10 +4,12 @@
     python main.py --dataset VOC07                                   # LOST, on the spot
     python main.py --tokencut --dataset folder --images_root ../photographs --annotations ../photographs/boxes.csv
     python main.py --eigenseg --image_path ../data/samples/images/chelsea.jpg
+    python main.py --objects ../data/VOC2007/objects/maskcut/objects.json --dataset VOC07 --set test
 
 Without a mode flag the boxes are LOST's. Results lie in <output_dir>/<dataset>_<set>/<name>: results.txt, preds.pkl and
 gt.pkl as in the published code, boxes.csv and results.json with every image's box and IoU, boxes/ with a file per
-image. Started again, the same command goes on where it stopped.
+image. Started again, the same command goes on where it stopped. With --objects: results.json with COCO's AP and AR,
+objects.csv, precision_recall.png.
 """
 
 import argparse
@@ -67,7 +69,9 @@ def build_parser() -> Parser:
     mode.add_argument("--eigenseg", action="store_true", help="Deep Spectral Methods")
     mode.add_argument("--dinoseg", action="store_true", help="attention of [CLS]")
     mode.add_argument("--tokencut", action="store_true", help="normalised cut of a binary graph")
-    add_settings(mode, DetectorOptions, {"trivial": "the image, or 70 %% of each of its sides"})
+    trivial = "the image, or 70 %% of each of its sides"
+    objects = "evaluate a file of several objects per image, as of extract_objects: AP and AR of boxes and masks"
+    add_settings(mode, DetectorOptions, {"trivial": trivial, "objects": objects})
     add_settings(parser.add_argument_group("detector"), DetectorOptions, DETECTOR)
     add_settings(parser.add_argument_group("features"), DetectorOptions, FEATURES)
     results = parser.add_argument_group("results")
@@ -85,7 +89,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> tuple[ResultOptions, Da
         Flags that do not go together.
     """
     flags = vars(build_parser().parse(argv))
-    modes = [mode for mode in ("eigenseg", "dinoseg", "tokencut", "trivial") if flags[mode]]
+    modes = [mode for mode in ("eigenseg", "dinoseg", "tokencut", "trivial", "objects") if flags[mode]]
     flags["mode"] = modes[0] if modes else "lost"
     if flags["dataset"] == "COCO20k" and flags["set"] not in ("train", "trainval"):
         raise InputError(f"--set {flags['set']}: COCO20k is a part of train2014")

@@ -13,16 +13,14 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional
 
 from spectralseg.errors import InputError, check_choice
-from spectralseg.mathematics.eigen import normalised_cut
+from spectralseg.mathematics.cuts import component_at, cut
 from spectralseg.mathematics.regions import CROSS, bounding_box, largest_component
 
 Box = tuple[float, float, float, float]
 
 ATTENTION_MASS = 0.6  # share of the attention that DINO-seg keeps
-TOKENCUT_WEAK = 1e-5  # weight of an edge between patches that are not similar
 CENTRAL_SHARE = 0.7
 
 
@@ -137,16 +135,6 @@ def lost(features: Tensor, grid: tuple[int, int], k_patches: int = 100) -> Detec
     return Detection(mask, seed_cell, {name: _on_grid(values, grid) for name, values in maps.items()})
 
 
-def component_at(mask: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
-    """4-connected component of a mask (rows, columns) that holds a cell; the cell alone where the mask is not set."""
-    components, _ = ndimage.label(mask, CROSS)
-    if components[cell] > 0:
-        return components == components[cell]
-    alone = np.zeros(mask.shape, dtype=bool)
-    alone[cell] = True
-    return alone
-
-
 def dino_seg(attention: Tensor, grid: tuple[int, int], head: int = 4, mended: bool = False) -> Detection:
     """DINO-seg: the largest 4-connected component of the patches that hold 60 % of a head's attention from [CLS].
 
@@ -213,30 +201,10 @@ def tokencut(features: Tensor, grid: tuple[int, int], tau: float = 0.2) -> Detec
     Where all pairs of patches are joined alike there is nothing to cut, and x may be any vector: the mask is then the
     whole image. (Published code boxes whatever LAPACK returns.)
     """
-    affinity = tokencut_affinity(_checked(features, grid), tau)
-    if _joins_all_alike(affinity):
+    (found,) = cut(features[None], grid, tau)
+    if found is None:
         return Detection(np.ones(grid, dtype=bool), maps={"eigenvector": np.zeros(grid)})
-    _, x, _ = normalised_cut(affinity, 2)
-    vector = x[:, 1].cpu().numpy()
-    seed = divmod(int(np.abs(vector).argmax()), grid[1])
-    values = _on_grid(vector, grid)
-    foreground = values > vector.mean()
-    if not foreground[seed]:
-        values, foreground = -values, ~foreground  # the sign of an eigenvector is arbitrary
-    return Detection(component_at(foreground, seed), seed, {"eigenvector": values})
-
-
-def tokencut_affinity(features: Tensor, tau: float) -> Tensor:
-    """Binary graph of TokenCut: (T, D) -> (T, T) float64 with 1 where the cosine exceeds ``tau``, else 1e-5."""
-    unit = functional.normalize(features.float(), dim=-1)
-    similar = unit @ unit.T > tau
-    return torch.full_like(similar, TOKENCUT_WEAK, dtype=torch.float64).masked_fill_(similar, 1.0)
-
-
-def _joins_all_alike(affinity: Tensor) -> bool:
-    """Whether all entries of (T, T) beside the diagonal are equal; also of a single patch."""
-    others = affinity[~torch.eye(len(affinity), dtype=torch.bool, device=affinity.device)]
-    return others.numel() == 0 or bool((others == others[0]).all())
+    return Detection(found.mask, found.seed, {"eigenvector": found.vector})
 
 
 def trivial_box(kind: str, size: tuple[int, int]) -> Box:

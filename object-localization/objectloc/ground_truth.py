@@ -38,6 +38,8 @@ class DataSet:
         id -> boxes (N, 4), N may be 0; raises an InputError that names the file to mend. None: nothing is annotated.
     annotation
         The file that a box of an image comes from, ``{id}`` standing for its id.
+    coco
+        The annotations' file where it is COCO's, which may hold outlines.
     """
 
     name: str
@@ -45,6 +47,7 @@ class DataSet:
     files: dict[str, str]
     find_boxes: Callable[[str], np.ndarray] | None
     annotation: str = ""
+    coco: Path | None = None
 
     def path(self, image_id: str) -> Path:
         """Where an image lies."""
@@ -148,7 +151,7 @@ def _coco20k(root: Path) -> DataSet:
             raise InputError(f"{source} has no image {files[image_id]}, which {list_file} names")
         return as_boxes(annotated[files[image_id]])
 
-    return DataSet("COCO20k_train", root / "images" / "train2014", files, find_boxes, f"{source}, image {{id}}")
+    return DataSet("COCO20k_train", root / "images" / "train2014", files, find_boxes, f"{source}, image {{id}}", source)
 
 
 def _single_image(path: Path) -> DataSet:
@@ -176,7 +179,8 @@ def _own_folder(options: DataOptions) -> DataSet:
     def find_boxes(image_id: str) -> np.ndarray:
         return as_boxes(annotated.get(files[image_id], []))
 
-    return DataSet(name, root, files, find_boxes, f"{source}, image {{id}}")
+    coco = source if source.suffix.lower() == ".json" else None
+    return DataSet(name, root, files, find_boxes, f"{source}, image {{id}}", coco)
 
 
 def _with_extensions(annotated: dict, root: Path, present: list[str]) -> dict:

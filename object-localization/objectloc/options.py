@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from spectralseg.settings import Settings, setting
 
-MODES = ("lost", "eigenseg", "dinoseg", "tokencut", "trivial")
+MODES = ("lost", "eigenseg", "dinoseg", "tokencut", "trivial", "objects")
 DATASETS = ("VOC07", "VOC12", "COCO20k", "folder")
 SETS = ("train", "val", "trainval", "test")
 CONVNETS = ("resnet50", "resnet50_imagenet", "vgg16_imagenet")
@@ -41,6 +41,7 @@ class DetectorOptions(Settings):
     tau: float = 0.2
     which_matrix: str = setting("infer", choices=("infer", "affinity", "laplacian"))
     trivial: str | None = setting(None, choices=("whole", "central"))
+    objects: str | None = None
     precomputed_eigs_dir: str | None = None
     precomputed_features_dir: str | None = None
     device: str = "auto"

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image, ImageDraw
 
-from objectloc.detectors import Box, Detection, component_at, pixel_box
+from objectloc.detectors import Box, Detection, pixel_box
 from objectloc.options import PICTURES
 from spectralseg.drawing.pictures import contact_sheet, eigenvector_picture
 from spectralseg.errors import InputError, check_choice
+from spectralseg.mathematics.cuts import component_at
 
 FOUND, ANNOTATED, SEED, EXPANSION = (235, 25, 25), (30, 190, 80), (255, 210, 0), (40, 140, 255)
 HEIGHT = 300  # of a panel of a sheet, in pixels

@@ -22,6 +22,11 @@ def run(results: ResultOptions, data: DataOptions, detector: DetectorOptions) ->
             list_ids(precomputed, ".pth")  # a wrong folder is said once, not for every image
     images = data_set(data)
     folder = Path(results.output_dir) / images.name / (results.name or default_name(detector))
+    if detector.objects:
+        from objectloc.average_precision import evaluate_objects
+
+        print(as_lines(evaluate_objects(Path(detector.objects), images, folder)), f"results -> {folder}", sep="\n")
+        return
     if results.skip_if_exists and (folder / "results.txt").exists():
         print(f"{folder / 'results.txt'} is there already: {(folder / 'results.txt').read_text().strip()}")
         return
@@ -47,6 +52,17 @@ def run(results: ResultOptions, data: DataOptions, detector: DetectorOptions) ->
         note_problem(scores, image_id, "its box was deleted meanwhile")
     write_results(folder, scores, settings, results.save_predictions)
     report(scores, folder, evaluate, bool(data.image_path))
+
+
+def as_lines(results: dict[str, Any]) -> str:
+    """The scores of :func:`objectloc.average_precision.evaluate_objects`, a line each for boxes and masks."""
+    lines = [
+        f"CorLoc of the best box {results['corloc']:.2f} %, {results['found']} objects in {results['images']} images"
+    ]
+    for kind, scores in results["scores"].items():
+        values = " ".join(f"{name} {scores[name]:.2f}" for name in ("AP", "AP50", "AP75", "AR1", "AR10", "AR100"))
+        lines.append(f"{kind}: {values}")
+    return "\n".join(lines)
 
 
 def find_boxes(
@@ -75,6 +91,8 @@ def default_name(detector: DetectorOptions) -> str:
     """Mode and features, for the folder of results."""
     if detector.mode == "trivial":
         return f"trivial-{detector.trivial}"
+    if detector.objects:
+        return "objects-" + re.sub(r"[^\w.-]", "_", Path(detector.objects).resolve().parent.name)
     source = detector.precomputed_eigs_dir or detector.precomputed_features_dir
     if source:
         parts = [part for part in Path(source).resolve().parts[-2:] if part != "/"]

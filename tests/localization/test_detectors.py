@@ -9,19 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectloc.detectors import (
-    TOKENCUT_WEAK,
-    component_at,
     dino_seg,
     eigenseg,
     lost,
     pixel_box,
     tokencut,
-    tokencut_affinity,
     trivial_box,
 )
 from objectloc.options import DataOptions, DetectorOptions
 from shared_data import reference
 from spectralseg.errors import InputError
+from spectralseg.mathematics.cuts import WEAK, component_at, similarity_graph
 
 DINO_IMAGES = ("chelsea", "astronaut", "coffee")
 IMAGES = (*DINO_IMAGES, "rocket")
@@ -234,11 +232,11 @@ def test_dino_seg_on_anything(values, scale):
 # --- TokenCut ---
 
 
-def test_tokencut_affinity():
+def test_similarity_graph():
     features = torch.tensor([[2.0, 0.0], [1.0, 0.1], [0.0, 3.0]])
-    expected = np.full((3, 3), TOKENCUT_WEAK)
+    expected = np.full((3, 3), WEAK)
     expected[:2, :2] = expected[2, 2] = 1
-    np.testing.assert_array_equal(tokencut_affinity(features, tau=0.2).numpy(), expected)
+    np.testing.assert_array_equal(similarity_graph(features, tau=0.2).numpy(), expected)
 
 
 def test_tokencut_by_hand():

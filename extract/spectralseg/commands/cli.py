@@ -511,6 +511,77 @@ def run(
     )
 
 
+def extract_objects(
+    images_list: str,
+    images_root: str,
+    features_dir: str,
+    output_dir: str,
+    method: str = "maskcut",
+    which_features: str = "k",
+    max_objects: int = 3,
+    tau: float = 0.15,
+    min_separation: float = 0.2,
+    crf: bool = True,
+    crf_backend: str = "auto",
+    multiprocessing: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    r"""Find several objects per image, with masks and scores, as a COCO file.
+
+    Example:
+        python extract.py extract_objects \
+            --images_list ../data/VOC2012/lists/images.txt --images_root ../data/VOC2012/images \
+            --features_dir ../data/VOC2012/features/dino_vits16 --output_dir ../data/VOC2012/objects/maskcut
+
+    Writes <output_dir>/objects.json, a COCO instances file (category 1, "object"; segmentation as RLE, bbox, area,
+    score) that COCO's tools, torchvision and labelling programs read, and <output_dir>/<id>.objects.json per image,
+    from which it is put together. An image may have no object.
+
+    Args:
+        images_list: Text file with one image name per line.
+        images_root: Folder the names are relative to.
+        features_dir: Output folder of extract_features.
+        output_dir: Folder of the results.
+        method: maskcut (Wang et al. 2023: one cut of the graph after the other), or segments (one eigenproblem, whose
+            segments but the background are objects; cheaper).
+        which_features: Feature to read, as extract_eigs does.
+        max_objects: At most so many per image.
+        tau: maskcut: least cosine of an edge.
+        min_separation: What stands out less is no object: the mean cosine of two of its patches, less that of one of
+            them and one outside.
+        crf: Sharpen the masks to the edges of the image, and drop those that it changes much.
+        crf_backend: As for extract_crf_segmentations.
+        multiprocessing: Processes; 0 works in this one.
+        device: auto, cpu, cuda, cuda:1, ...; on a GPU images of one size are cut together.
+        overwrite: Redo images that are there.
+    """
+    from spectralseg.commands import objects
+
+    settings = settings_from(objects.ObjectSettings, locals())
+    objects.extract_objects(
+        images_list, images_root, features_dir, output_dir, settings, multiprocessing, device, overwrite
+    )
+
+
+def vis_objects(objects_file: str, images_root: str, output_dir: str, limit: int = 1000) -> None:
+    r"""Draw the objects of each image: a page index.html with outlines, numbers, scores and cut-outs.
+
+    Example:
+        python extract.py vis_objects --objects_file ../data/VOC2012/objects/maskcut/objects.json \
+            --images_root ../data/VOC2012/images --output_dir ../data/VOC2012/pictures/objects --limit 100
+
+    Args:
+        objects_file: objects.json of extract_objects.
+        images_root: Folder of the images.
+        output_dir: Folder of the page.
+        limit: Draw the first so many images only.
+    """
+    from spectralseg.commands import vis_objects as command
+
+    command.vis_objects(objects_file, images_root, output_dir, limit)
+
+
 def extract_mattes(
     images_list: str,
     images_root: str,
@@ -590,8 +661,10 @@ COMMANDS: list[Callable[..., None]] = [
     extract_bbox_clusters,
     extract_semantic_segmentations,
     extract_crf_segmentations,
+    extract_objects,
     extract_mattes,
     vis_eigs,
+    vis_objects,
     vis_segmentations,
 ]
 

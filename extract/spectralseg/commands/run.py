@@ -17,7 +17,7 @@ from spectralseg.drawing.page import Card, write_page
 from spectralseg.drawing.pictures import fit_height
 from spectralseg.errors import ImagesFailed, InputError, some_of
 from spectralseg.files.images import EXTENSIONS, list_images, load_image
-from spectralseg.files.label_maps import MASK_FORMATS, label_picture, load_labels, upscale_labels
+from spectralseg.files.label_maps import MASK_FORMATS, enlarge_mask, label_picture, load_labels, upscale_labels
 from spectralseg.files.storage import atomic_write, make_folder, save_json, save_picture
 from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.crf import BACKENDS, CrfSettings
@@ -230,9 +230,7 @@ def _cut_out(
     with Image.open(folders.images / f"{image_id}.png") as working_copy:
         width, height = working_copy.size
     mask = upscale_labels(load_labels(source / f"{image_id}.png"), height, width, patch_size)
-    # A mask that was made on a reduced copy is enlarged smoothly, then made sharp again.
-    enlarged = Image.fromarray((mask > 0) * np.uint8(255)).resize(photograph.size, Image.Resampling.BICUBIC)
-    alpha = enlarged.point(lambda value: 255 if value > 127 else 0)
+    alpha = Image.fromarray(enlarge_mask(mask > 0, photograph.size) * np.uint8(255))
     cutout = photograph.copy()
     cutout.putalpha(alpha)
     for folder, picture in ((folders.cutouts, cutout), (folders.masks, alpha)):  # masks last: they mark what is done

@@ -1,11 +1,15 @@
-"""Charts of scores: confusion matrices."""
+"""Charts of scores: confusion matrices, precision over recall."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CELL_INCHES = 0.3
 MARGIN_INCHES = 2.2  # for the names
@@ -54,6 +58,26 @@ def confusion_picture(
             ink = "white" if share > 55 else "black"
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=6, color=ink)
     figure.colorbar(drawn, ax=axes, fraction=0.04, label="% of the true class")
+    return _drawn(figure)
+
+
+def precision_recall_picture(curves: Mapping[str, NDArray[np.float64]]) -> Image.Image:
+    """Draw precision over recall: name of a curve -> precision in [0, 1] at as many recalls from 0 to 1; RGB."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, precision in curves.items():
+        axes.plot(np.linspace(0, 1, len(precision)), precision, label=name)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _drawn(figure)
+
+
+def _drawn(figure: "Figure") -> Image.Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight")
     return Image.open(buffer).convert("RGB")

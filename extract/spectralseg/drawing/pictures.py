@@ -12,9 +12,10 @@ import matplotlib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from spectralseg.errors import printable
-from spectralseg.files.label_maps import label_picture, stretch_labels
+from spectralseg.files.label_maps import label_picture, stretch_labels, voc_palette
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 NO_DATA = (226, 226, 226)  # light grey: pixels outside the grid, and cells that are not finite
@@ -144,6 +145,23 @@ def overlay(image: Image.Image, label_map: ArrayLike, alpha: float = 0.5) -> Ima
     labels = label_picture(stretch_labels(np.asarray(label_map), image.height, image.width))
     weights = Image.fromarray(np.where(np.asarray(labels) > 0, round(255 * alpha), 0).astype(np.uint8))
     return Image.composite(labels.convert("RGB"), image.convert("RGB"), weights)
+
+
+def draw_outlines(image: Image.Image, masks: Sequence[NDArray[np.bool_]]) -> Image.Image:
+    """Outline masks (H, W), each in a colour of VOC's palette, and number them from 1 where they are widest."""
+    picture = np.array(image.convert("RGB"))
+    palette = np.array(voc_palette()).reshape(-1, 3)
+    width = max(1, round(max(image.size) / 150))
+    for number, mask in enumerate(masks, 1):
+        inner = ndimage.binary_erosion(mask, iterations=width, border_value=0)
+        picture[mask & ~inner] = palette[number % len(palette)]
+    drawn = Image.fromarray(picture)
+    draw, font = ImageDraw.Draw(drawn), caption_font(max(FONT_SIZE, max(image.size) // 24))
+    for number, mask in enumerate(masks, 1):
+        row, column = divmod(int(ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1].argmax()), mask.shape[1])
+        colour = tuple(int(value) for value in palette[number % len(palette)])
+        draw.text((column, row), str(number), colour, font, anchor="mm", stroke_width=2, stroke_fill="white")
+    return drawn
 
 
 def on_checkerboard(picture: Image.Image, square: int = 8) -> Image.Image:

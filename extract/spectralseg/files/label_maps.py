@@ -131,6 +131,13 @@ def label_picture(label_map: ArrayLike) -> Image.Image:
 # --- sizes ---
 
 
+def enlarge_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask (H, W) bool that was made on a reduced copy, at ``size`` (width, height): smoothly, then sharp again."""
+    if mask.shape == size[::-1]:
+        return mask
+    return np.asarray(Image.fromarray(mask * np.uint8(255)).resize(size, Image.Resampling.BICUBIC)) > 127
+
+
 def upscale_labels(labels: np.ndarray, height: int, width: int, step: int) -> np.ndarray:
     """Label map at patches -> label map at pixels: every patch gives its label to its own pixels.
 

@@ -1,0 +1,63 @@
+"""``vis_objects``: look at the objects of ``extract_objects``. One page: outlines, numbers, scores, cut-outs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle
+
+from spectralseg.drawing.page import Card, write_page
+from spectralseg.drawing.pictures import draw_outlines
+from spectralseg.errors import InputError
+from spectralseg.files.images import find_image, load_image
+from spectralseg.files.storage import load_json, make_folder
+from spectralseg.progress import progress_bar
+from spectralseg.settings import check_range
+
+THUMBNAIL_HEIGHT = 180
+MAX_CARDS = 1000
+
+
+def vis_objects(objects_file: str, images_root: str, output_dir: str, limit: int = MAX_CARDS) -> None:
+    """The command ``vis_objects``; see its documentation in ``extract.py``. Prints the path of the page."""
+    check_range("limit", limit, least=1)
+    content = load_json(Path(objects_file))
+    if content is None:
+        raise InputError(f"no such objects_file: {objects_file}")
+    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
+        raise InputError(f"{objects_file} is no file of objects: it has no list of 'images' and 'annotations'")
+    if not Path(images_root).is_dir():
+        raise InputError(f"no such images_root: {images_root}")
+    own: dict[int, list[dict[str, Any]]] = {}
+    for entry in content["annotations"]:
+        own.setdefault(entry["image_id"], []).append(entry)
+    images = content["images"][:limit]
+    path = make_folder(output_dir) / "index.html"
+    description = "Each image, its objects outlined and numbered, and each object cut out, with its score."
+    if len(images) < len(content["images"]):
+        description += f" Here are the first {limit} of {len(content['images'])} images."
+    cards = (_card(image, own.get(image["id"], []), Path(images_root)) for image in _bar(images))
+    write_page(path, "Objects", cards, description, THUMBNAIL_HEIGHT)
+    print(path)
+
+
+def _bar(images: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    yield from progress_bar(images, desc="index.html", unit="image")
+
+
+def _card(image: dict[str, Any], entries: list[dict[str, Any]], images_root: Path) -> Card:
+    photograph = load_image(find_image(images_root, image["file_name"]))
+    entries = sorted(entries, key=lambda entry: -entry["score"])
+    masks = [rle.decode(entry["segmentation"]).astype(bool) for entry in entries]
+    if any(mask.shape != (photograph.height, photograph.width) for mask in masks):
+        raise InputError(f"{image['file_name']} in {images_root} has another size than the masks of its objects")
+    panels = [("image", photograph), ("objects", draw_outlines(photograph, masks))]
+    for number, (entry, mask) in enumerate(zip(entries, masks, strict=True), 1):
+        cutout = photograph.copy()
+        cutout.putalpha(Image.fromarray(mask * np.uint8(255)))
+        x, y, width, height = (round(side) for side in entry["bbox"])
+        panels.append((f"{number}: score {entry['score']:.2f}", cutout.crop((x, y, x + width, y + height))))
+    notes = {"size": f"{photograph.width} × {photograph.height}", "objects": len(entries) or "none"}
+    return Card(Path(image["file_name"]).stem, panels, notes)
