@@ -84,14 +84,14 @@ $(TESTABLE): $(INSTALLED)
 
 # --- the two commands -----------------------------------------------------------------------------------------------
 
-# Without the weights of $(MODEL), and without a network to fetch them, the demo shows the pipeline on lab_hog.
+# Without the weights of $(MODEL), and without a network to fetch them, the demo takes lab_graph.
 demo: $(INSTALLED)
 	@run() { $(PY) extract/extract.py run --images data/samples/images --model_name "$$model" --output "$(DEMO_DIR)/$$model" "$$@"; }; \
 	model=$(MODEL); status=0; \
 	run $(if $(WEIGHTS),--weights "$(WEIGHTS)") || status=$$?; \
 	if test $$status -eq 1 && test ! -e "$(DEMO_DIR)/$$model/index.html"; then \
-	    echo "demo: no features from $$model; going on with lab_hog, which needs no weights and knows nothing of objects" >&2; \
-	    model=lab_hog; status=0; \
+	    echo "demo: no features from $$model; going on with lab_graph, which needs no weights" >&2; \
+	    model=lab_graph; status=0; \
 	    run || status=$$?; \
 	fi; \
 	test $$status -eq 0 && echo "demo: the page with the results is $$(cd "$(DEMO_DIR)/$$model" && pwd)/index.html"

@@ -36,7 +36,8 @@ DETECTOR = {
     "dinoseg_head": "DINO-seg: head of the attention",
     "dinoseg_mended": "DINO-seg: consider all components, of which the published code leaves out the last",
     "tau": "TokenCut: least cosine of an edge",
-    "which_matrix": "eigenseg",
+    "which_matrix": "eigenseg; infer: as the files say; on the spot local with lab_graph, else laplacian",
+    "foreground": "eigenseg: sign of an eigenvector; ranking by 3 eigenvectors or more; robust, of lab_graph's colours",
 }
 FEATURES = {
     "arch": f"{', '.join(ARCHITECTURES)}, or a model_name of extract.py (LOST alone takes CNNs)",
@@ -98,6 +99,10 @@ def read_arguments(argv: Sequence[str] | None = None) -> tuple[ResultOptions, Da
         raise InputError("--precomputed_eigs_dir is for --eigenseg; the other modes take --precomputed_features_dir")
     if detector.precomputed_eigs_dir and detector.precomputed_features_dir:
         raise InputError("give --precomputed_eigs_dir or --precomputed_features_dir, not both")
+    if detector.foreground != "eigenvector" and detector.mode != "eigenseg":
+        raise InputError(f"--foreground {detector.foreground} is for --eigenseg")
+    if detector.foreground == "robust" and detector.precomputed_eigs_dir:
+        raise InputError("--foreground robust needs colours: give --precomputed_features_dir, or --foreground ranking")
     results = settings_from(ResultOptions, flags)
     if data.image_path:
         results = replace(results, no_evaluation=True, visualize=results.visualize or "pred")

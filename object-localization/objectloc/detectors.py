@@ -16,6 +16,7 @@ from torch import Tensor
 
 from spectralseg.errors import InputError, check_choice
 from spectralseg.mathematics.cuts import component_at, cut
+from spectralseg.mathematics.ranking import otsu_threshold
 from spectralseg.mathematics.regions import CROSS, bounding_box, largest_component
 
 Box = tuple[float, float, float, float]
@@ -86,6 +87,15 @@ def eigenseg(eigenvector: np.ndarray, grid: tuple[int, int]) -> Detection:
     if 0.5 < mask.mean() < 1 or not mask.any():
         mask = ~mask
     return Detection(largest_component(mask), maps={"eigenvector": values})
+
+
+def eigenseg_map(soft: np.ndarray) -> Detection:
+    """The largest 8-connected component of a soft map (rows, columns) in [0, 1] above Otsu's threshold.
+
+    A map that is the same everywhere tells nothing: the box is then the whole image.
+    """
+    mask = soft > otsu_threshold(soft)
+    return Detection(largest_component(mask if mask.any() else ~mask), maps={"map": soft})
 
 
 def lost(features: Tensor, grid: tuple[int, int], k_patches: int = 100) -> Detection:

@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from objectloc import detectors
 from objectloc.detectors import Box, Detection
 from objectloc.ground_truth import DataSet, open_data_set, upright_size
@@ -15,11 +18,13 @@ from spectralseg.errors import InputError
 from spectralseg.files.images import load_image
 from spectralseg.files.storage import save_json, save_picture
 from spectralseg.mathematics.eigen import spectral_eigenvectors
+from spectralseg.mathematics.ranking import border_ranking, robust_background
 from spectralseg.running.devices import require_memory
 from spectralseg.running.stage import provenance
 
 BOXES, PICTURES, SUFFIX = "boxes", "pictures", ".box.json"  # folders below the results; per-image files
 EIGENVECTORS = 5  # computed on the spot: as many as the recipes store, so that both ways give the same numbers
+RANKED_EIGENVECTORS = 20
 # Bytes that a detector needs for each pair of patches: float32 matrices, and float64 ones for TokenCut.
 BYTES_PER_PAIR = {"lost": 12, "dinoseg": 0, "eigenseg": 20, "tokencut": 40}
 
@@ -86,7 +91,7 @@ def find_box(images: DataSet, options: DetectorOptions, image_id: str) -> Found:
     source = path
     if options.precomputed_eigs_dir:
         source, size = Path(options.precomputed_eigs_dir) / f"{image_id}.pth", upright_size(path)
-        patches = read_eigenvector(source, size, options.which_matrix)
+        patches = read_eigenvector(source, size, options.which_matrix, options.foreground)
     elif options.precomputed_features_dir:
         source, size = Path(options.precomputed_features_dir) / f"{image_id}.pth", upright_size(path)
         patches = read_patches(source, size, options)
@@ -117,12 +122,28 @@ def detect(patches: Patches, options: DetectorOptions) -> Detection:
         return detectors.tokencut(patches.values, patches.grid, options.tau)
     if options.mode == "dinoseg":
         return detectors.dino_seg(patches.values, patches.grid, options.dinoseg_head, options.dinoseg_mended)
-    vector = patches.values
-    if not options.precomputed_eigs_dir:
-        kind = "laplacian" if options.which_matrix == "infer" else options.which_matrix
-        _, vectors = spectral_eigenvectors(vector, min(EIGENVECTORS, len(vector)), which_matrix=kind)
-        vector = pick_eigenvector(vectors, kind, "the image")
-    return detectors.eigenseg(vector.cpu().numpy(), patches.grid)
+    found = patches.values if options.precomputed_eigs_dir else _solve(patches, options)
+    values = found.cpu().numpy()
+    if options.foreground != "eigenvector":
+        return detectors.eigenseg_map(values.reshape(patches.grid))
+    return detectors.eigenseg(values, patches.grid)
+
+
+def _solve(patches: Patches, options: DetectorOptions) -> Tensor:
+    """The eigenvector, or the soft map (T,), of features."""
+    features, grid, count = patches.values, patches.grid, len(patches.values)
+    if options.foreground == "robust":
+        if not patches.are_colours:
+            raise InputError("--foreground robust needs colours: --arch lab_graph, or its features")
+        return torch.from_numpy(robust_background(features.cpu().numpy(), grid).ravel())
+    kind = options.which_matrix
+    if kind == "infer":
+        kind = "local" if patches.are_colours else "laplacian"
+    K = EIGENVECTORS if options.foreground == "eigenvector" else RANKED_EIGENVECTORS
+    values, vectors = spectral_eigenvectors(features, min(K, count), which_matrix=kind, grid=grid)
+    if options.foreground == "ranking":
+        return torch.from_numpy(border_ranking(values.cpu().numpy(), vectors.cpu().numpy(), grid).ravel())
+    return pick_eigenvector(vectors, kind, "the image")
 
 
 def made_from(options: DetectorOptions) -> dict[str, Any]:
@@ -131,7 +152,7 @@ def made_from(options: DetectorOptions) -> dict[str, Any]:
     reads = {
         "lost": ("k_patches", "which_features"),
         "dinoseg": ("dinoseg_head", "dinoseg_mended"),
-        "eigenseg": ("which_matrix",) if options.precomputed_eigs_dir else ("which_matrix", "which_features"),
+        "eigenseg": ("which_matrix", "foreground", *(() if options.precomputed_eigs_dir else ("which_features",))),
         "tokencut": ("tau", "which_features"),
         "trivial": ("trivial",),
     }

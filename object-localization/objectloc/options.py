@@ -39,7 +39,8 @@ class DetectorOptions(Settings):
     dinoseg_head: int = setting(4, least=0)
     dinoseg_mended: bool = False
     tau: float = 0.2
-    which_matrix: str = setting("infer", choices=("infer", "affinity", "laplacian"))
+    which_matrix: str = setting("infer", choices=("infer", "affinity", "laplacian", "local"))
+    foreground: str = setting("eigenvector", choices=("eigenvector", "ranking", "robust"))
     trivial: str | None = setting(None, choices=("whole", "central"))
     objects: str | None = None
     precomputed_eigs_dir: str | None = None

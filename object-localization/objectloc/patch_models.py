@@ -11,10 +11,10 @@ from torch import Tensor
 
 from objectloc.convnets import Convnet, load_convnet
 from objectloc.options import ARCHITECTURES, CONVNETS, DetectorOptions
-from objectloc.patch_sources import Patches
+from objectloc.patch_sources import Patches, require_eigenseg
 from spectralseg.errors import InputError
-from spectralseg.files.images import patch_grid, to_tensor
-from spectralseg.models.backbones import Backbone, load_backbone
+from spectralseg.files.images import patch_grid, reduce_to, to_tensor
+from spectralseg.models.backbones import LAB_GRAPH, MAX_SIZE, Backbone, load_backbone
 from spectralseg.models.tokens import TokenExtractor
 from spectralseg.running.devices import keep_freed_memory, pick_device
 
@@ -42,6 +42,8 @@ class Model:
             self.patch_size, self.pads, self.part = options.patch_size, True, "k"
             return
         self.backbone = load_backbone(backbone_name(options), options.weights, self.device)
+        if self.backbone.name == LAB_GRAPH:
+            require_eigenseg(options.mode)
         self.part = "attn_cls" if options.mode == "dinoseg" else options.which_features
         self.extractor = TokenExtractor(self.backbone, parts=(self.part,))
         self.patch_size = self.backbone.patch_size
@@ -75,6 +77,10 @@ def backbone_name(options: DetectorOptions) -> str:
 
 def compute_patches(image: Image.Image, model: Model) -> Patches:
     """Features or attention of an image, padded at the right and bottom to whole patches (for eigenseg: cropped)."""
+    are_colours = model.backbone.name == LAB_GRAPH
+    if are_colours:
+        image = image.copy()
+        reduce_to(image, MAX_SIZE[LAB_GRAPH])
     view = (image.height, image.width)
     pixels = to_tensor(image).to(model.device)
     if model.pads:
@@ -84,7 +90,7 @@ def compute_patches(image: Image.Image, model: Model) -> Patches:
         return Patches(values, grid, (pixels.shape[1] / grid[0], pixels.shape[2] / grid[1]), view)
     values = model.extractor(pixels[None])[model.part][0]
     grid = patch_grid(pixels.shape[1], pixels.shape[2], model.patch_size)
-    return Patches(values, grid, (model.patch_size, model.patch_size), view)
+    return Patches(values, grid, (model.patch_size, model.patch_size), view, are_colours)
 
 
 def pad_to_patches(pixels: Tensor, patch_size: int, mean: tuple[float, float, float]) -> Tensor:

@@ -12,9 +12,15 @@ from objectloc.options import DetectorOptions
 from spectralseg.errors import InputError
 from spectralseg.files.images import patch_grid
 from spectralseg.files.label_maps import infer_grid
-from spectralseg.files.storage import field, load_eigs, load_features
+from spectralseg.files.storage import LAB_GRAPH, field, load_eigs, load_features
+from spectralseg.mathematics.ranking import border_ranking
 
-MATRICES = {"laplacian": "laplacian", "matting": "laplacian", "affinity": "affinity"}  # first word of a name -> kind
+MATRICES = {
+    "laplacian": "laplacian",
+    "matting": "laplacian",
+    "local": "local",
+    "affinity": "affinity",
+}  # first word of a name -> kind
 
 
 @dataclass(frozen=True)
@@ -24,47 +30,56 @@ class Patches:
     Attributes
     ----------
     values
-        Features (T, D), attention (heads, T), or an eigenvector (T,).
+        Features (T, D), attention (heads, T), an eigenvector (T,), or a soft map (T,) of the object.
     grid
         (rows, columns), T = rows * columns.
     step
         Height and width of a patch in pixels of the view.
     view
         (height, width) in pixels of what the backbone saw before cropping or padding: the image, or the image resized.
+    are_colours
+        Whether the features are the colours of ``lab_graph``.
     """
 
     values: Tensor
     grid: tuple[int, int]
     step: tuple[float, float]
     view: tuple[int, int]
+    are_colours: bool = False
 
 
 def pick_eigenvector(vectors: Tensor, kind: str, where: str) -> Tensor:
     """The eigenvector that tells the object from the rest: number 1 of a Laplacian, number 0 of an affinity."""
-    index = 1 if kind == "laplacian" else 0
+    index = 0 if kind == "affinity" else 1
     if len(vectors) <= index:
         raise InputError(f"{where} has {len(vectors)} eigenvector; a {kind} needs at least {index + 1}")
     return vectors[index]
 
 
-def read_eigenvector(path: Path, size: tuple[int, int], which_matrix: str) -> Patches:
-    """The eigenvector of a file of ours or of the published code, for an image of (height, width)."""
+def read_eigenvector(path: Path, size: tuple[int, int], which_matrix: str, foreground: str = "eigenvector") -> Patches:
+    """The eigenvector, or for ``ranking`` the soft map, of a file of ours or of the published code.
+
+    ``size`` is (height, width) of the image.
+    """
     record = load_eigs(path)
     view = _view(record, size, path)
     kind = matrix_kind(path, record, which_matrix)
-    vector = pick_eigenvector(record["eigenvectors"], kind, str(path))
+    vectors = record["eigenvectors"]
     if "grid" in record:
         grid, step = record["grid"], float(field(record, "step", path))
     else:
         try:
-            grid, step = infer_grid(*view, len(vector))
+            grid, step = infer_grid(*view, vectors.shape[1])
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-    return Patches(vector, grid, (step, step), view)
+    if foreground == "ranking":
+        soft = border_ranking(record["eigenvalues"].numpy(), vectors.numpy(), grid)
+        return Patches(torch.from_numpy(soft.ravel()), grid, (step, step), view)
+    return Patches(pick_eigenvector(vectors, kind, str(path)), grid, (step, step), view)
 
 
 def matrix_kind(path: Path, record: dict[str, Any], which_matrix: str) -> str:
-    """``laplacian`` or ``affinity``: as asked for, by the first word of the folder's name, or by the file's own field.
+    """``laplacian``, ``local`` or ``affinity``: as asked for, by the folder's first word, or by the file's own field.
 
     Raises
     ------
@@ -83,6 +98,9 @@ def matrix_kind(path: Path, record: dict[str, Any], which_matrix: str) -> str:
 def read_patches(path: Path, size: tuple[int, int], options: DetectorOptions) -> Patches:
     """Features or attention of a file of extract_features, for an image of (height, width)."""
     record = load_features(path)
+    are_colours = record.get("model_name") == LAB_GRAPH
+    if are_colours:
+        require_eigenseg(options.mode)
     view = _view(record, size, path)
     grid = patch_grid(*view, record["patch_size"])
     name = "attn_cls" if options.mode == "dinoseg" else options.which_features
@@ -102,7 +120,13 @@ def read_patches(path: Path, size: tuple[int, int], options: DetectorOptions) ->
         raise InputError(
             f"{path}: '{name}' of shape {tuple(record[name].shape)} does not fit {grid[0]}x{grid[1]} patches"
         )
-    return Patches(values, grid, (record["patch_size"],) * 2, view)
+    return Patches(values, grid, (record["patch_size"],) * 2, view, are_colours)
+
+
+def require_eigenseg(mode: str) -> None:
+    """Raise an :class:`InputError` for a mode to which colours mean nothing."""
+    if mode != "eigenseg":
+        raise InputError(f"lab_graph has colours of cells alone, of which {mode} makes nothing: take --eigenseg")
 
 
 def _view(record: dict[str, Any], size: tuple[int, int], path: Path) -> tuple[int, int]:
@@ -113,7 +137,8 @@ def _view(record: dict[str, Any], size: tuple[int, int], path: Path) -> tuple[in
     if record.get("center_crop") is not None:
         raise InputError(f"{path} was made with --center_crop, so that it does not see the whole image")
     same_ratio = math.isclose(view[0] * size[1], view[1] * size[0], rel_tol=0.02)
-    if view != size and not (record.get("resize") is not None and same_ratio):
+    is_resized = any(record.get(name) is not None for name in ("resize", "max_size"))
+    if view != size and not (is_resized and same_ratio):
         raise InputError(
             f"{path} was made from an image of {view[1]}x{view[0]} pixels, and this one has {size[1]}x{size[0]}"
         )

@@ -7,7 +7,7 @@ from timm.layers import resample_abs_pos_embed
 from torch.nn import functional
 
 from spectralseg.errors import InputError
-from spectralseg.models.backbones import LAB_HOG, SOURCES, Backbone, load_backbone, resize_dino_positions
+from spectralseg.models.backbones import SOURCES, STATISTICS, Backbone, load_backbone, resize_dino_positions
 from spectralseg.models.tokens import TokenExtractor
 
 BUILT = {  # name: patch size, width, blocks, prefix tokens
@@ -103,7 +103,7 @@ def test_unknown_names_come_with_the_known_ones():
         InputError, match=r"'dino_vits17' \(did you mean dino_vits16\?\); known are dino_vits16, "
     ) as error:
         load_backbone("dino_vits17", "random")
-    assert all(name in str(error.value) for name in (*SOURCES, *LAB_HOG, "of timm"))
+    assert all(name in str(error.value) for name in (*SOURCES, *STATISTICS, "of timm"))
 
 
 def test_random_weights_are_the_same_everywhere_and_leave_the_generator_alone():

@@ -1,6 +1,8 @@
 """Weights from an address: fetched once, checked, and never kept by halves."""
 
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from file_server import NAME, closed_port
-from running import features_flags, refused_here, write_pictures
+from running import features_flags, refused_here, run_here, write_pictures
 from spectralseg.errors import InputError, OutputError
 from spectralseg.files import downloads
 from spectralseg.files.downloads import fetch
@@ -216,7 +218,7 @@ def test_no_published_weights_and_no_hub(data, on_hub, serve, cache, monkeypatch
     assert files(cache) == []
 
 
-def test_without_a_network_the_command_line_says_what_to_do(tmp_path, monkeypatch, capsys):
+def test_without_a_network_the_command_line_says_what_to_do(tmp_path, monkeypatch, capsys, cache):
     images = write_pictures(tmp_path / "images", 1)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
@@ -230,3 +232,8 @@ def test_without_a_network_the_command_line_says_what_to_do(tmp_path, monkeypatc
     )
     assert message.endswith("or give its path as the weights")
     assert not (tmp_path / "out").exists()
+    run_here("run", "--nocrf", "--images", images, "--output", tmp_path / "run", "--num_segments", 2)
+    assert re.search(r"^the weights of dino_vits16 .*; going on with lab_graph", capsys.readouterr().err, re.M)
+    made = json.loads((tmp_path / "run" / "features" / "stage.json").read_text())["arguments"]
+    assert (made["model_name"], made["max_size"]) == ("lab_graph", 400)
+    assert {path.name for path in (tmp_path / "run" / "maps").iterdir()} == {"image0.png"}

@@ -152,6 +152,9 @@ def test_workers_give_what_one_process_gives(folder):
             {"which_matrix": "affinity_svd", "image_downsample_factor": 8},
             "colour and downsampling are for Laplacians, not for which_matrix=affinity_svd",
         ),
+        ({"which_matrix": "local", "image_color_lambda": 1}, "not for which_matrix=local"),
+        ({"which_matrix": "local", "lapnorm": False}, "local is a normalised problem"),
+        ({"local_radius": 0}, "local_radius=0: must be at least 1"),
         ({"device": "cuda:99"}, "no device 'cuda:99' here: "),
     ],
 )

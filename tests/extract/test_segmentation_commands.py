@@ -266,6 +266,9 @@ def test_impossible_arguments(capsys: pytest.CaptureFixture[str]):
     for command, message in (
         (f"{boxes} --num_erode -1", "num_erode=-1: must be at least 0"),
         (f"{masks} --mask_format grey", "no mask_format 'grey'; known are palette,"),
+        (f"{masks} --mask_format soft", "soft is for foreground=ranking or robust"),
+        (f"{masks} --foreground ranking --threshold 1", "threshold is for foreground=eigenvector"),
+        (f"{crf} --soft", "--soft is for --num_classes 2, not 21"),
         (f"{crf} --mask_format binary", "binary is for --num_classes 2, not 21; leave"),
         (f"{segments} --num_eigenvectors -2", "num_eigenvectors=-2: must be at least 1"),
         (f"{segments} --non_adaptive_num_segments 0", "must be from 1 to 255"),

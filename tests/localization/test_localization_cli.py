@@ -191,6 +191,37 @@ def test_features_of_smaller_images_give_boxes_of_the_whole_image(localization, 
     assert mask[int(ymin) // 32 : int(ymax) // 32, int(xmin) // 32 : int(xmax) // 32].any()
 
 
+@pytest.mark.parametrize("foreground", ["ranking", "robust"])
+def test_objects_that_are_unlike_the_border(localization, tmp_path, foreground):
+    """``lab_graph`` on the spot and from files, on a reduced copy."""
+    images = tmp_path / "images"
+    images.mkdir()
+    pixels = np.random.default_rng(0).integers(60, 70, (600, 800, 3), dtype=np.uint8)
+    pixels[160:400, 240:480, 0] += 150
+    Image.fromarray(pixels).save(images / "a.png")
+    files = extracted(images, tmp_path / "files", "--model_name=lab_graph")
+    flags = [*folder_flags(images), "--eigenseg", "--foreground", foreground]
+    spot = localization(*flags, "--arch", "lab_graph", "--visualize", "fms", name="spot")
+    stored = localization(*flags, "--precomputed_features_dir", files / "features", name="files")
+    assert spot.box("a.png") == stored.box("a.png") == [240, 160, 480, 400]
+    other = localization(
+        *flags,
+        "--precomputed_eigs_dir",
+        files / "eigs",
+        "--which_matrix",
+        "laplacian",
+        name="eigs",
+        fails=foreground == "robust",
+    )
+    assert "needs colours: give --precomputed_features_dir" in other.error or foreground == "ranking"
+    refused = localization(*flags[:-3], "--tokencut", "--arch", "lab_graph", name="no", fails=True)
+    assert "of which tokencut makes nothing: take --eigenseg" in refused.error
+    refused = localization(*flags[:-3], "--precomputed_features_dir", files / "features", name="no", fails=True)
+    assert "of which lost makes nothing" in refused.summary["problems"]["a"]
+    refused = localization(*flags[:-3], "--foreground", foreground, name="no", fails=True)
+    assert refused.error == f"error: --foreground {foreground} is for --eigenseg"
+
+
 def test_foreign_and_missing_files_are_named(localization, tmp_path, samples):
     """Each of four images has something else wrong with its file; the fifth has its box."""
     images = write_pictures(tmp_path / "images", 5, width=64, height=48)

@@ -10,7 +10,7 @@ from torch import Tensor
 from spectralseg.errors import InputError
 from spectralseg.files.images import patch_grid
 from spectralseg.files.storage import list_ids, load_eigs, load_features
-from spectralseg.models.backbones import LAB_HOG
+from spectralseg.models.backbones import STATISTICS
 
 BLOCKS = (-3, -2, -1)  # whose keys EAGLE joins
 
@@ -33,7 +33,7 @@ def features_from_record(record: dict[str, Any]) -> Tensor:
     InputError
         The record holds the keys of other blocks.
     """
-    wanted = ["k"] if record.get("model_name") in LAB_HOG else names(BLOCKS)
+    wanted = ["k"] if record.get("model_name") in STATISTICS else names(BLOCKS)
     missing = [name for name in wanted if name not in record]
     if missing:
         raise InputError(

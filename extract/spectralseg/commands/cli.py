@@ -39,6 +39,7 @@ def extract_features(
     storage_dtype: str = "float32",
     resize: int | None = None,
     center_crop: int | None = None,
+    max_size: int | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     num_workers: int | None = None,
@@ -58,8 +59,8 @@ def extract_features(
         images_list: Text file with one image name per line.
         images_root: Folder the names are relative to.
         model_name: dino_vits16, dino_vits8, dino_vits8_300ep, dino_vitb16, dino_vitb8; dinov2_vit{s,b,l,g}14[_reg];
-            dinov3_vit{s,splus,b,l,hplus}16; any plain ViT of timm by its timm name; lab_hog or lab_hog8, which need no
-            weights and know nothing of objects.
+            dinov3_vit{s,splus,b,l,hplus}16; any plain ViT of timm by its timm name; without weights: lab_graph, colours
+            of cells for extract_eigs --which_matrix local, and lab_hog, lab_hog8, which know nothing of objects.
         output_dir: Folder of the features.
         which_block: Block to read, -1 being the last; several separated by commas (-3,-2,-1) are stored as
             k_block_-3, ..., and the deepest one as k.
@@ -71,6 +72,8 @@ def extract_features(
         storage_dtype: Type of the stored features.
         resize: Shorter side of the images to that many pixels (nearest neighbour), as EAGLE's loader does.
         center_crop: Then a centred square of that many pixels.
+        max_size: Instead of resize, longer side of the images to at most that many pixels. Default: 400 with lab_graph
+            (about 40 x 30 cells), else none.
         batch_size: Images of one size that go through the backbone together; results do not depend on it. Default: 1 on
             a CPU, 32 on a GPU.
         device: auto, cpu, cuda, cuda:1, ...
@@ -101,6 +104,8 @@ def extract_eigs(
     color_grid: str = "cropped",
     multiprocessing: int = 0,
     solver: str = "auto",
+    local_radius: int = 2,
+    local_scale: float = 0.1,
     device: str = "auto",
     overwrite: bool = False,
 ) -> None:
@@ -120,7 +125,8 @@ def extract_eigs(
         features_dir: Output folder of extract_features.
         output_dir: Folder of the eigenvectors.
         which_matrix: laplacian (matting_laplacian is the same), affinity, affinity_torch (affinity by dense LAPACK),
-            or affinity_svd (left singular vectors of the features).
+            affinity_svd (left singular vectors of the features), or local, a Laplacian of neighbours with affinity
+            exp(-distance / local_scale) of their features as they are stored.
         which_color_matrix: knn or rw: the colour affinity added when image_color_lambda is above 0.
         which_features: Field of the features files: k, q, v, k_block_-2, ...
         normalize: L2-normalise the features.
@@ -135,6 +141,9 @@ def extract_eigs(
             lie; released from the whole photograph, squeezed into their grid, as the published code does.
         multiprocessing: Processes with one thread each; 0 works in this process with all threads.
         solver: auto, or dense for LAPACK always.
+        local_radius: Of local: patches at most so many rows and columns apart are neighbours; so are all at the border.
+        local_scale: Of local: distance of features at which the affinity is 1/e. 0.1 is for lab_graph, CIELAB / 100;
+            keys of a ViT are farther apart.
         device: auto, cpu, cuda, cuda:1, ...; on a GPU images of one size are solved together.
         overwrite: Redo eigenvectors that exist.
     """
@@ -182,10 +191,11 @@ def extract_single_region_segmentations(
     output_dir: str,
     threshold: float = 0.0,
     mask_format: str = "palette",
+    foreground: str = "eigenvector",
     multiprocessing: int = 0,
     overwrite: bool = False,
 ) -> None:
-    r"""Segment the main object of each image: where eigenvector 1 is above a threshold.
+    r"""Segment the main object of each image: where eigenvector 1 is above a threshold, or what is unlike the border.
 
     Example:
         python extract.py extract_single_region_segmentations \
@@ -200,7 +210,11 @@ def extract_single_region_segmentations(
         output_dir: Folder of the masks.
         threshold: Entries above it are foreground.
         mask_format: palette writes a palette PNG with values 0 and 1, which looks like a mask in any viewer; binary an
-            8-bit grey PNG with 0 and 255, which the published evaluation and other tools read.
+            8-bit grey PNG with 0 and 255, which the published evaluation and other tools read; soft, of ranking and
+            robust, a grey PNG of probability * 255.
+        foreground: eigenvector; ranking, how unlike the image's border a cell is by the (3 or more, better 20)
+            eigenvectors of a Laplacian; or robust, how little its colours reach the border, of features of lab_graph.
+            The last two part their map at Otsu's threshold.
         multiprocessing: Processes; 0 works in this one.
         overwrite: Redo masks that exist.
     """
@@ -398,6 +412,7 @@ def extract_crf_segmentations(
     num_classes: int = 21,
     downsample_factor: int = 16,
     mask_format: str = "palette",
+    soft: bool = False,
     multiprocessing: int = 0,
     w1: float = 10,
     alpha: float = 80,
@@ -427,6 +442,7 @@ def extract_crf_segmentations(
         num_classes: Number of labels, background included: 2 for masks.
         downsample_factor: Patch size of the label maps, in pixels.
         mask_format: palette, or binary for a grey PNG with 0 and 255 (two classes only).
+        soft: The maps are probabilities (--mask_format soft); two classes only.
         multiprocessing: Processes; 0 works in this one.
         w1: Weight of the bilateral term.
         alpha: Its spatial deviation in pixels.
@@ -451,16 +467,17 @@ def extract_crf_segmentations(
 def run(
     images: str,
     output: str,
-    model_name: str = "dino_vits16",
+    model_name: str = "auto",
     weights: str | None = None,
-    K: int = 5,
+    K: int | None = None,
     num_segments: int = 4,
     image_color_lambda: float = 0.0,
     color_grid: str = "cropped",
     mask_format: str = "palette",
     crf: bool = True,
     crf_backend: str = "auto",
-    max_size: int = 640,
+    max_size: int | None = None,
+    foreground: str | None = None,
     batch_size: int | None = None,
     dtype: str = "float32",
     multiprocessing: int = 0,
@@ -479,9 +496,10 @@ def run(
     Args:
         images: Folder of photographs of any format; sub-folders are searched too.
         output: Folder of the results.
-        model_name: Backbone, as for extract_features.
+        model_name: Backbone, as for extract_features; auto is dino_vits16, or lab_graph where its weights
+            cannot be had.
         weights: As for extract_features.
-        K: Number of eigenvectors.
+        K: Number of eigenvectors. Default: 5, with lab_graph 20.
         num_segments: Number of segments.
         image_color_lambda: Weight of the colour affinity.
         color_grid: As for extract_eigs.
@@ -489,7 +507,9 @@ def run(
         crf: Sharpen masks and segments to the edges of the image.
         crf_backend: As for extract_crf_segmentations.
         max_size: The stages work on copies whose longer side has at most so many pixels; masks and cut-outs have the
-            size of the photographs.
+            size of the photographs. Default: 640, with lab_graph 400.
+        foreground: As for extract_single_region_segmentations. Default: eigenvector, with lab_graph robust. Soft maps
+            of the other two lie in <output>/maps.
         batch_size: As for extract_features.
         dtype: As for extract_features.
         multiprocessing: Processes for the stages after the features; 0 works in this one.

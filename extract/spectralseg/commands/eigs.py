@@ -12,10 +12,10 @@ from scipy.sparse import coo_array
 from torch import Tensor
 
 from spectralseg.errors import InputError
-from spectralseg.files.images import find_image, load_image, patch_grid
+from spectralseg.files.images import VIEW, find_image, load_image, patch_grid, view_of
 from spectralseg.files.storage import compact, list_ids, load_features, save_record
 from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
-from spectralseg.mathematics.eigen import AFFINITIES, LAPLACIANS, SOLVERS, spectral_eigenvectors
+from spectralseg.mathematics.eigen import AFFINITIES, LOCAL, MATRICES, SOLVERS, spectral_eigenvectors
 from spectralseg.running.batches import run_in_batches
 from spectralseg.running.devices import device_or_processes, keep_freed_memory, require_memory
 from spectralseg.running.stage import Stage, provenance
@@ -29,7 +29,7 @@ GPU_BATCH_CELLS = 64 * 1024**2  # matrix entries of a batch on a GPU: 23 images 
 class EigenSettings(Settings):
     """Everything that decides what an eigenvector record holds; see ``extract_eigs`` in ``extract.py``."""
 
-    which_matrix: str = setting("laplacian", choices=LAPLACIANS + AFFINITIES)
+    which_matrix: str = setting("laplacian", choices=MATRICES)
     which_color_matrix: str = setting("knn", choices=COLOUR_AFFINITIES)
     which_features: str = "k"
     normalize: bool = True
@@ -40,11 +40,15 @@ class EigenSettings(Settings):
     image_color_lambda: float = setting(0.0, least=0)
     color_grid: str = setting("cropped", choices=COLOR_GRIDS)
     solver: str = setting("auto", choices=SOLVERS)
+    local_radius: int = setting(2, least=1)
+    local_scale: float = setting(0.1, above=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.which_matrix in AFFINITIES and (self.image_color_lambda or self.image_downsample_factor):
+        if self.which_matrix in (*AFFINITIES, LOCAL) and (self.image_color_lambda or self.image_downsample_factor):
             raise InputError(f"colour and downsampling are for Laplacians, not for which_matrix={self.which_matrix}")
+        if self.which_matrix == LOCAL and not self.lapnorm:
+            raise InputError("which_matrix=local is a normalised problem: leave lapnorm as it is")
 
 
 @dataclass(frozen=True)
@@ -119,12 +123,11 @@ def load_problem(images_root: Path, features_dir: Path, settings: EigenSettings,
     if 0 in new_grid:
         raise InputError(f"image_downsample_factor={step} leaves nothing of {covered[1]}x{covered[0]} pixels")
     remedy = "extract the features with --resize, or with a larger patch size"
-    require_memory(math.prod(new_grid), BYTES_PER_PAIR, remedy)
+    if settings.which_matrix != LOCAL:  # which is sparse
+        require_memory(math.prod(new_grid), BYTES_PER_PAIR, remedy)
     colour = None
     if settings.image_color_lambda > 0:
-        image = load_image(
-            find_image(images_root, record.get("file", image_id)), record.get("resize"), record.get("center_crop")
-        )
+        image = load_image(find_image(images_root, record.get("file", image_id)), **view_of(record))
         if image.size != (width, height):
             raise InputError(
                 f"the image in {images_root} has {image.width}x{image.height} pixels, its features came from "
@@ -132,7 +135,7 @@ def load_problem(images_root: Path, features_dir: Path, settings: EigenSettings,
             )
         colour = colour_affinity(image, covered, new_grid, settings.which_color_matrix, settings.color_grid)
     about = {"id": image_id, "shape": record["shape"], "grid": new_grid, "step": step}
-    about |= {name: record[name] for name in ("file", "resize", "center_crop") if name in record}
+    about |= {name: record[name] for name in ("file", *VIEW) if name in record}
     return Problem(image_id, features[0], grid, new_grid, step, colour, about)
 
 
@@ -151,6 +154,8 @@ def solve(problems: list[Problem], settings: EigenSettings, device: torch.device
         grid=first.grid,
         resize_to=None if first.new_grid == first.grid else first.new_grid,
         solver=settings.solver,
+        local_radius=settings.local_radius,
+        local_scale=settings.local_scale,
     )
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spectralseg.errors import InputError
-from spectralseg.files.images import crop_to_patches, load_image, read_images_list
+from spectralseg.files.images import crop_to_patches, load_image, read_images_list, view_of
 from spectralseg.files.storage import compact, save_record
-from spectralseg.models.backbones import Backbone, load_backbone
+from spectralseg.models.backbones import MAX_SIZE, Backbone, load_backbone
 from spectralseg.models.tokens import TokenExtractor, dtype_named
 from spectralseg.progress import say
 from spectralseg.running.batches import THREADS, alike, writing_behind
@@ -39,9 +39,14 @@ class FeatureSettings(Settings):
     storage_dtype: str = "float32"
     resize: int | None = setting(None, least=1)
     center_crop: int | None = setting(None, least=1)
+    max_size: int | None = setting(None, least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.resize is not None and self.max_size is not None:
+            raise InputError("resize sets the shorter side of the images, max_size the longer one: give one of them")
+        if self.resize is None and self.max_size is None:
+            object.__setattr__(self, "max_size", MAX_SIZE.get(self.model_name))
         dtype_named(self.storage_dtype)
 
 
@@ -69,7 +74,7 @@ class ImageFiles(Dataset):
         self, root: Path, files: Sequence[tuple[str, str]], backbone: Backbone, settings: FeatureSettings
     ) -> None:
         self.root, self.files, self.patch_size = root, files, backbone.patch_size
-        self.resize, self.center_crop = settings.resize, settings.center_crop
+        self.view = view_of(asdict(settings))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -77,7 +82,7 @@ class ImageFiles(Dataset):
     def __getitem__(self, index: int) -> Loaded | Unreadable:
         image_id, name = self.files[index]
         try:
-            image = load_image(self.root / name, self.resize, self.center_crop)
+            image = load_image(self.root / name, **self.view)
             pixels = crop_to_patches(torch.from_numpy(np.array(image)).permute(2, 0, 1), self.patch_size).contiguous()
         except InputError as error:
             return Unreadable(image_id, str(error))
@@ -106,16 +111,15 @@ def extract_features(
     files = read_images_list(images_list, images_root)
     extractor = extractor or load_extractor("extract_features", settings, where)
     backbone = extractor.backbone
+    settings = replace(settings, model_name=backbone.name)  # auto has become one
     made_by = {"weights": backbone.weights, "patch_size": backbone.patch_size, "which_block": extractor.blocks}
     stage = Stage("extract_features", output_dir, ".pth", asdict(settings) | made_by, overwrite)
     pending = stage.begin(files)
+    dataset = ImageFiles(Path(images_root), [(image_id, files[image_id]) for image_id in pending], backbone, settings)
     about: dict[str, Any] = {name: made_by[name] for name in ("weights", "patch_size")}
     about |= {"model_name": backbone.name, "blocks": extractor.blocks}
-    about |= {
-        name: getattr(settings, name) for name in ("resize", "center_crop") if getattr(settings, name) is not None
-    }
+    about |= dataset.view
     indices = {image_id: index for index, image_id in enumerate(files)}
-    dataset = ImageFiles(Path(images_root), [(image_id, files[image_id]) for image_id in pending], backbone, settings)
     writers = 0 if where.type == "cpu" else THREADS
     with stage.working(), _decoded(dataset, num_workers, where) as items, writing_behind(stage, writers) as put:
         images = _readable(items, stage)

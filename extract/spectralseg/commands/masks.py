@@ -9,8 +9,9 @@ from threadpoolctl import threadpool_limits
 
 from spectralseg.errors import InputError
 from spectralseg.files.images import patch_grid
-from spectralseg.files.label_maps import MASK_FORMATS, infer_grid, save_labels, save_mask
-from spectralseg.files.storage import load_eigs, load_features, paired_ids, require_partner
+from spectralseg.files.label_maps import MASK_FORMATS, SOFT, infer_grid, save_labels, save_mask, save_soft
+from spectralseg.files.storage import cell_colours, load_eigs, load_features, paired_ids, require_partner
+from spectralseg.mathematics.ranking import FOREGROUNDS, object_map, otsu_threshold, probability
 from spectralseg.mathematics.regions import background_first, eigengap_segments, kmeans_segments
 from spectralseg.running.stage import Stage, check_origin, provenance
 from spectralseg.settings import Settings, setting
@@ -21,7 +22,15 @@ class SingleRegionSettings(Settings):
     """What decides a mask; see ``extract_single_region_segmentations`` in ``extract.py``."""
 
     threshold: float = 0.0
-    mask_format: str = setting("palette", choices=MASK_FORMATS)
+    mask_format: str = setting("palette", choices=(*MASK_FORMATS, SOFT))
+    foreground: str = setting("eigenvector", choices=FOREGROUNDS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.foreground == "eigenvector" and self.mask_format == SOFT:
+            raise InputError("mask_format=soft is for foreground=ranking or robust: an eigenvector is no probability")
+        if self.foreground != "eigenvector" and self.threshold != 0:
+            raise InputError(f"threshold is for foreground=eigenvector; {self.foreground} finds its own (Otsu's)")
 
 
 @dataclass(frozen=True)
@@ -75,9 +84,22 @@ def _single_region(
 ) -> None:
     eigs, grid = _load(features_dir, eigs_dir, image_id)
     vectors = eigs["eigenvectors"].numpy()
+    path = folder / f"{image_id}.png"
+    if settings.foreground != "eigenvector":
+        cells = cell_colours(load_features(features_dir / f"{image_id}.pth"), grid)
+        colours = None if cells is None else cells.numpy()
+        try:
+            found = object_map(settings.foreground, eigs["eigenvalues"].numpy(), vectors, grid, colours)
+        except InputError as error:
+            raise InputError(f"{eigs_dir / image_id}.pth: {error}") from None
+        if settings.mask_format == SOFT:
+            save_soft(path, probability(found))
+        else:
+            save_mask(path, found > otsu_threshold(found), settings.mask_format)
+        return
     if len(vectors) < 2:
         raise InputError(f"{eigs_dir / image_id}.pth holds one eigenvector; the mask needs two (--K 2 or more)")
-    save_mask(folder / f"{image_id}.png", (vectors[1] > settings.threshold).reshape(grid), settings.mask_format)
+    save_mask(path, (vectors[1] > settings.threshold).reshape(grid), settings.mask_format)
 
 
 def _multi_region(

@@ -3,24 +3,35 @@
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from spectralseg.api import object_box
+from spectralseg.api import Preset, object_box, preset_of
 from spectralseg.commands import eigs, features, masks, semantic
 from spectralseg.commands.vis_eigs import Sources, load_card
 from spectralseg.drawing.page import Card, write_page
 from spectralseg.drawing.pictures import fit_height
 from spectralseg.errors import ImagesFailed, InputError, some_of
-from spectralseg.files.images import EXTENSIONS, list_images, load_image
-from spectralseg.files.label_maps import MASK_FORMATS, enlarge_mask, label_picture, load_labels, upscale_labels
+from spectralseg.files.images import EXTENSIONS, list_images, load_image, reduce_to
+from spectralseg.files.label_maps import (
+    MASK_FORMATS,
+    SOFT,
+    enlarge_mask,
+    label_picture,
+    load_labels,
+    load_soft,
+    save_soft,
+    upscale_labels,
+)
 from spectralseg.files.storage import atomic_write, make_folder, save_json, save_picture
 from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.crf import BACKENDS, CrfSettings
+from spectralseg.mathematics.ranking import FOREGROUNDS
+from spectralseg.models.backbones import MAX_SIZE
 from spectralseg.progress import say
 from spectralseg.running.devices import device_or_processes, pick_device
 from spectralseg.running.stage import DESCRIPTION_FILE, Stage, describe, provenance
@@ -28,20 +39,27 @@ from spectralseg.settings import Settings, setting
 
 THUMBNAIL_HEIGHT = 180
 MAX_CARDS = 1000
+CARD_EIGENVECTORS = 5  # the constant one, which is not drawn, included
 
 
 @dataclass(frozen=True)
 class RunSettings(Settings):
     """What ``run`` decides beside the features; see ``run`` in ``extract.py``."""
 
-    K: int = setting(5, least=2)  # number 0 is constant
+    K: int | None = setting(None, least=2)  # number 0 is constant
     num_segments: int = setting(4, least=1, most=255)
     image_color_lambda: float = setting(0.0, least=0)
     color_grid: str = setting("cropped", choices=COLOR_GRIDS)
     mask_format: str = setting("palette", choices=MASK_FORMATS)
     crf: bool = True
     crf_backend: str = setting("auto", choices=BACKENDS)
-    max_size: int = setting(640, least=1)
+    max_size: int | None = setting(None, least=1)
+    foreground: str | None = setting(None, choices=FOREGROUNDS)
+
+    def preset(self, model_name: str) -> Preset:
+        """A backbone's preset, with what was asked for in its place."""
+        asked = {name: getattr(self, name) for name in ("K", "max_size", "foreground")}
+        return replace(preset_of(model_name), **{name: value for name, value in asked.items() if value is not None})
 
 
 class Folders:
@@ -52,10 +70,11 @@ class Folders:
         self.images, self.images_list = output / "images", output / "images.txt"
         self.features, self.eigs = output / "features", output / "eigs"
         self.mask_patches = output / "single_region_segmentation" / "patches"
+        self.mask_soft = output / "single_region_segmentation" / "soft"
         self.mask_crf = output / "single_region_segmentation" / "crf"
         self.segment_patches = output / "multi_region_segmentation" / "patches"
         self.segment_crf = output / "multi_region_segmentation" / "crf"
-        self.masks, self.cutouts = output / "masks", output / "cutouts"
+        self.masks, self.cutouts, self.maps = output / "masks", output / "cutouts", output / "maps"
 
 
 def run(
@@ -78,6 +97,10 @@ def run(
     if not overwrite:
         _refuse_other_crf(folders, settings.crf)
     extractor = features.load_extractor("run", feature_settings, pick_device(device))
+    model_name = extractor.backbone.name
+    preset = settings.preset(model_name)
+    max_size = preset.max_size if model_name in MAX_SIZE else None  # that of the working copies: they stay as they are
+    feature_settings = replace(feature_settings, model_name=model_name, max_size=max_size)
     make_folder(output)
     failures: dict[str, str] = {}
 
@@ -90,32 +113,40 @@ def run(
             if photographs.keys() <= failures.keys():
                 raise InputError("none of the photographs could be handled; see the lines above") from None
 
-    step(shrink_photographs, photographs, root, folders.images, settings.max_size, multiprocessing)
+    step(shrink_photographs, photographs, root, folders.images, preset.max_size, multiprocessing)
     _write_list(folders, [image_id for image_id in photographs if image_id not in failures])
     listed, copies = str(folders.images_list), str(folders.images)
     arguments = (listed, copies, str(folders.features), feature_settings, batch_size, device)
     step(features.extract_features, *arguments, extractor=extractor)
     eigen_settings = eigs.EigenSettings(
-        K=settings.K, image_color_lambda=settings.image_color_lambda, color_grid=settings.color_grid
+        which_matrix=preset.which_matrix,
+        K=preset.K,
+        image_color_lambda=settings.image_color_lambda,
+        color_grid=settings.color_grid,
     )
     step(eigs.extract_eigs, copies, str(folders.features), str(folders.eigs), eigen_settings, multiprocessing, device)
     both = (str(folders.features), str(folders.eigs))
-    single = masks.SingleRegionSettings(mask_format=settings.mask_format)
+    single = masks.SingleRegionSettings(mask_format=settings.mask_format, foreground=preset.foreground)
     step(masks.extract_single_region_segmentations, *both, str(folders.mask_patches), single, multiprocessing)
-    multi = masks.MultiRegionSettings(non_adaptive_num_segments=settings.num_segments)
+    has_soft = preset.foreground != "eigenvector"
+    if has_soft:
+        soft = replace(single, mask_format=SOFT)
+        step(masks.extract_single_region_segmentations, *both, str(folders.mask_soft), soft, multiprocessing)
+    multi = masks.MultiRegionSettings(
+        non_adaptive_num_segments=settings.num_segments, num_eigenvectors=preset.num_eigenvectors
+    )
     step(masks.extract_multi_region_segmentations, *both, str(folders.segment_patches), multi, multiprocessing)
     patch_size = provenance(folders.features)["patch_size"]
     if settings.crf:
-        for patches, sharp, classes, mask_format in (
-            (folders.mask_patches, folders.mask_crf, 2, settings.mask_format),
-            (folders.segment_patches, folders.segment_crf, max(2, settings.num_segments), "palette"),
+        coarse = folders.mask_soft if has_soft else folders.mask_patches
+        pairwise = asdict(preset.crf if has_soft else CrfSettings()) | {"crf_backend": settings.crf_backend}
+        of_masks = {"num_classes": 2, "mask_format": settings.mask_format, "soft": has_soft}
+        of_segments = {"num_classes": max(2, settings.num_segments)}
+        for patches, sharp, chosen in (
+            (coarse, folders.mask_crf, pairwise | of_masks),
+            (folders.segment_patches, folders.segment_crf, {"crf_backend": settings.crf_backend} | of_segments),
         ):
-            crf = semantic.SharpenSettings(
-                crf_backend=settings.crf_backend,
-                num_classes=classes,
-                downsample_factor=patch_size,
-                mask_format=mask_format,
-            )
+            crf = semantic.SharpenSettings(downsample_factor=patch_size, **chosen)
             maps = (str(patches), str(sharp))
             step(semantic.extract_crf_segmentations, listed, copies, *maps, crf, multiprocessing, device)
     finished = {image_id: name for image_id, name in photographs.items() if image_id not in failures}
@@ -185,7 +216,7 @@ def shrink_photographs(
 
 def _shrink(photographs: dict[str, str], root: Path, folder: Path, max_size: int, image_id: str) -> None:
     image = load_image(root / photographs[image_id])
-    image.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
+    reduce_to(image, max_size)
     save_picture(folder / f"{image_id}.png", image, compress_level=1)
 
 
@@ -214,9 +245,14 @@ def cut_out_objects(
     multiprocessing: int,
     overwrite: bool,
 ) -> None:
-    """Write ``masks/<id>.png`` (0 and 255) and ``cutouts/<id>.png`` (RGBA) at the size of the photographs."""
+    """Write ``masks/<id>.png`` (0 and 255) and ``cutouts/<id>.png`` (RGBA) at the size of the photographs.
+
+    Where there are soft maps, also ``maps/<id>.png`` (grey).
+    """
     source = folders.mask_crf if crf else folders.mask_patches
     make_folder(folders.cutouts)
+    if folders.mask_soft.is_dir():
+        make_folder(folders.maps)
     stage = Stage("run: masks", folders.masks, ".png", {"from": provenance(source)}, overwrite)
     work = functools.partial(_cut_out, photographs, root, folders, source, patch_size)
     stage.run(work, stage.begin(photographs), multiprocessing)
@@ -233,6 +269,11 @@ def _cut_out(
     alpha = Image.fromarray(enlarge_mask(mask > 0, photograph.size) * np.uint8(255))
     cutout = photograph.copy()
     cutout.putalpha(alpha)
+    if folders.maps.is_dir():
+        soft = load_soft(folders.mask_soft / f"{image_id}.png")
+        map_of_copy = Image.fromarray(upscale_labels(soft, height, width, patch_size))
+        enlarged = np.array(map_of_copy.resize(photograph.size, Image.Resampling.BILINEAR))
+        save_soft(folders.maps / f"{image_id}.png", enlarged)
     for folder, picture in ((folders.cutouts, cutout), (folders.masks, alpha)):  # masks last: they mark what is done
         save_picture(folder / f"{image_id}.png", picture)
 
@@ -242,7 +283,7 @@ def write_results(photographs: dict[str, str], failures: dict[str, str], folders
     results = []
 
     def cards() -> Iterator[Card]:
-        sources = Sources(folders.images, folders.eigs)
+        sources = Sources(folders.images, folders.eigs, num_eigenvectors=CARD_EIGENVECTORS)
         for number, (image_id, name) in enumerate(photographs.items()):
             result = _result(image_id, name, folders)
             results.append(result)
@@ -287,5 +328,8 @@ def _card(image_id: str, result: dict[str, Any], folders: Folders, sources: Sour
     panels.insert(1, ("segments", fit_height(label_picture(segments), THUMBNAIL_HEIGHT)))
     notes = {"photograph": result["file"], "size": f"{result['width']} × {result['height']}"}
     notes["box"] = "none: the mask is empty" if result["box"] is None else ", ".join(map(str, result["box"]))
+    if folders.maps.is_dir():
+        with Image.open(folders.maps / f"{image_id}.png") as soft:
+            panels.insert(0, ("map of the object", soft.resize(size)))
     photograph, _, *eigenvectors = card.panels  # number 0 is constant
     return Card(image_id, [photograph, *eigenvectors, *panels], notes, link=result["cutout"])

@@ -10,10 +10,10 @@ import torch
 
 from spectralseg.errors import InputError
 from spectralseg.files.images import load_image, read_images_list
-from spectralseg.files.label_maps import MASK_FORMATS, load_labels, save_labels, save_mask, upscale_labels
+from spectralseg.files.label_maps import MASK_FORMATS, load_labels, load_soft, save_labels, save_mask, upscale_labels
 from spectralseg.files.storage import field, list_ids, load_list
 from spectralseg.mathematics.clusters import semantic_map
-from spectralseg.mathematics.crf import CrfSettings, dense_crf
+from spectralseg.mathematics.crf import CrfSettings, dense_crf, sharpen_soft
 from spectralseg.running.batches import run_in_batches
 from spectralseg.running.devices import device_or_processes, keep_freed_memory
 from spectralseg.running.stage import Stage, check_origin, describe_file, provenance
@@ -58,9 +58,12 @@ class SharpenSettings(CrfSettings):
     num_classes: int = setting(21, least=2, most=256)
     downsample_factor: int = setting(16, least=1)
     mask_format: str = setting("palette", choices=MASK_FORMATS)
+    soft: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.soft and self.num_classes != 2:
+            raise InputError(f"--soft is for --num_classes 2, not {self.num_classes}: a soft map knows one object")
         if self.mask_format == "binary" and self.num_classes != 2:
             raise InputError(f"--mask_format binary is for --num_classes 2, not {self.num_classes}; leave it out")
 
@@ -98,7 +101,7 @@ def extract_crf_segmentations(
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """A photograph, (H, W, 3) uint8, and its coarse label map at its size, (H, W)."""
+    """A photograph, (H, W, 3) uint8, and its coarse label map, or soft map, at its size, (H, W)."""
 
     image_id: str
     image: np.ndarray
@@ -108,8 +111,8 @@ class LabelledImage:
 def _read_map(
     paths: dict[str, Path], segmentations_dir: Path, settings: SharpenSettings, image_id: str
 ) -> LabelledImage:
-    labels = load_labels(segmentations_dir / f"{image_id}.png")
-    if settings.num_classes == 2 and np.isin(labels, (0, 255)).all():
+    labels = (load_soft if settings.soft else load_labels)(segmentations_dir / f"{image_id}.png")
+    if not settings.soft and settings.num_classes == 2 and np.isin(labels, (0, 255)).all():
         labels = (labels > 0).astype(np.uint8)
     image = np.array(load_image(paths[image_id]))
     labels = upscale_labels(labels, image.shape[0], image.shape[1], settings.downsample_factor)
@@ -121,7 +124,11 @@ def _sharpen(
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """Sharpen maps of one size; yield what saves each."""
     images, labels = (np.stack([getattr(item, name) for item in items]) for name in ("image", "labels"))
-    for item, sharp in zip(items, dense_crf(images, labels, settings.num_classes, settings, device), strict=True):
+    if settings.soft:
+        maps = sharpen_soft(images, labels, settings, device)
+    else:
+        maps = dense_crf(images, labels, settings.num_classes, settings, device)
+    for item, sharp in zip(items, maps, strict=True):
         path = folder / f"{item.image_id}.png"
         if settings.num_classes == 2:
             yield item.image_id, functools.partial(save_mask, path, sharp, settings.mask_format)

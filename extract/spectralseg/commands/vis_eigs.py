@@ -11,7 +11,7 @@ from PIL import Image
 from spectralseg.drawing.page import Card, write_page
 from spectralseg.drawing.pictures import attention_picture, contact_sheet, eigenvector_picture, fit_height
 from spectralseg.errors import InputError
-from spectralseg.files.images import find_image, load_image, read_images_list
+from spectralseg.files.images import find_image, load_image, read_images_list, view_of
 from spectralseg.files.label_maps import infer_grid
 from spectralseg.files.storage import list_ids, load_eigs, load_features, save_picture
 from spectralseg.progress import progress_bar, say
@@ -114,7 +114,7 @@ def load_card(image_id: str, sources: Sources, height: int) -> Card:
     features = {} if features_path is None else load_features(features_path)
     view = {**features, **record}
     name = sources.names.get(image_id) or view.get("file") or image_id
-    image = load_image(find_image(sources.images_root, name), view.get("resize"), view.get("center_crop"))
+    image = load_image(find_image(sources.images_root, name), **view_of(view))
     if "shape" in view and tuple(view["shape"][-2:]) != (image.height, image.width):
         rows, columns = view["shape"][-2:]
         raise InputError(

@@ -1,8 +1,9 @@
 """Image lists, decoding, and the views that backbones see."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from spectralseg.progress import say
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 EXTENSIONS |= {".avif"} if features.check("avif") else frozenset()
 UNREAD = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"} - EXTENSIONS
+
+VIEW = ("resize", "center_crop", "max_size")  # what records tell of how an image was looked at
 
 
 def read_images_list(images_list: str | Path, images_root: str | Path) -> dict[str, str]:
@@ -175,7 +178,14 @@ def _escape(stem: str) -> str:
     return "".join(f"[{char}]" if char in "*?[" else char for char in stem)
 
 
-def load_image(path: str | Path, resize: int | None = None, center_crop: int | None = None) -> Image.Image:
+def view_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of :func:`load_image` beside the path, as a record of a stage, or its settings, tell them."""
+    return {name: record[name] for name in VIEW if record.get(name) is not None}
+
+
+def load_image(
+    path: str | Path, resize: int | None = None, center_crop: int | None = None, max_size: int | None = None
+) -> Image.Image:
     """Decode an image as 8-bit RGB, upright (EXIF orientation applied).
 
     Grey, palette, CMYK and 16-bit images are converted (16-bit by its high byte), transparency is dropped.
@@ -187,6 +197,8 @@ def load_image(path: str | Path, resize: int | None = None, center_crop: int | N
     resize, center_crop
         The view of EAGLE's loader: shorter side to ``resize`` pixels (nearest neighbour), then a centred square of
         ``center_crop`` pixels. Off when None.
+    max_size
+        Longer side to at most that many pixels (Lanczos filter), before all else. Off when None.
 
     Raises
     ------
@@ -200,6 +212,8 @@ def load_image(path: str | Path, resize: int | None = None, center_crop: int | N
         raise InputError(f"no such image: {path}") from None
     except Exception as error:  # Pillow's decoders raise many types (OSError, SyntaxError, ValueError, struct.error)
         raise InputError(f"{path} cannot be read as an image: {error}") from None
+    if max_size is not None:
+        reduce_to(image, max_size)
     return view(image, resize, center_crop)
 
 
@@ -237,6 +251,11 @@ def as_picture(image: object) -> Image.Image:
         f"no picture: {kind}; give a Pillow image, a path, or an array of uint8 of shape (H, W) or (H, W, 3), one at a "
         "time"
     )
+
+
+def reduce_to(image: Image.Image, max_size: int) -> None:
+    """Reduce an image in place to a longer side of at most ``max_size`` pixels (Lanczos filter)."""
+    image.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
 
 
 def _high_byte(pixels: np.ndarray) -> np.ndarray:

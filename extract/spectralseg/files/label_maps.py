@@ -16,6 +16,7 @@ from spectralseg.errors import InputError, check_choice
 from spectralseg.files.storage import save_picture
 
 MASK_FORMATS = ("palette", "binary")
+SOFT = "soft"  # the third format: of maps whose values are probabilities
 ENLARGE = ("patches", "released")  # how evaluations enlarge label maps: patch by patch, or as published
 STEPS = (8, 16, 14, 32, 4)  # pixels per cell to try, in this order
 FINER = (1, 2, 4, 8)  # cells along the side of a patch
@@ -65,6 +66,16 @@ def save_mask(path: str | Path, mask: np.ndarray, mask_format: str = "palette") 
         save_labels(path, foreground)
         return
     save_picture(path, Image.fromarray(foreground * np.uint8(255)))
+
+
+def save_soft(path: str | Path, soft: np.ndarray) -> None:
+    """Write a soft map (rows, columns) in [0, 1] as an 8-bit grey PNG of its values * 255."""
+    save_picture(path, Image.fromarray(np.rint(soft * 255).astype(np.uint8)))
+
+
+def load_soft(path: str | Path) -> np.ndarray:
+    """Read what :func:`save_soft` wrote -> (rows, columns) float32 in [0, 1]; errors as of :func:`load_labels`."""
+    return load_labels(path).astype(np.float32) / 255
 
 
 def load_labels(path: str | Path) -> np.ndarray:

@@ -22,6 +22,7 @@ from torch import Tensor
 from spectralseg.errors import InputError, OutputError, some_of
 from spectralseg.files.inert import read_inert
 
+LAB_GRAPH = "lab_graph"  # the model whose features are colours
 TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -208,6 +209,16 @@ def load_eigs(path: str | Path) -> dict[str, Any]:
     if "shape" in record:
         record["shape"] = tuple(int(side) for side in record["shape"])
     return record
+
+
+def cell_colours(record: dict[str, Any], grid: tuple[int, int]) -> Tensor | None:
+    """Colours (T, 3), CIELAB / 100, of a features record of ``lab_graph`` on ``grid``; None of other backbones."""
+    if record.get("model_name") != LAB_GRAPH:
+        return None
+    colours = field(record, "k", record["id"])[0].float()
+    if colours.shape != (grid[0] * grid[1], 3):
+        raise InputError(f"colours of {len(colours)} cells do not fit a grid of {grid[0]}x{grid[1]}")
+    return colours
 
 
 def compact(tensor: Tensor) -> Tensor:

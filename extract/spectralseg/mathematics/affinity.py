@@ -1,7 +1,8 @@
-"""Affinities between patches: by features, and by colour.
+"""Affinities between patches: by features, by colour, and of neighbours alone.
 
 Source: Melas-Kyriazi et al., "Deep Spectral Methods", CVPR 2022, section 3.2 and its supplement; the colour affinities
-follow Chen, Li and Tang, "KNN matting" (CVPR 2012), and Grady, "Random walks" (2006), as the published code sets them.
+follow Chen, Li and Tang, "KNN matting" (CVPR 2012), and Grady, "Random walks" (2006), as the published code sets them;
+the local affinity is that of Yang et al., "Saliency detection via graph-based manifold ranking" (CVPR 2013).
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from PIL import Image
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
@@ -142,6 +143,55 @@ def rw_affinity(colours: np.ndarray, beta: float = RW_BETA) -> coo_array:
     i, j = np.concatenate(sources), np.concatenate(targets)
     weights = np.exp(-beta * np.sum((flat[i] - flat[j]) ** 2, axis=1))
     return coo_array((weights, (i, j)), shape=(count, count))
+
+
+def border_cells(grid: tuple[int, int]) -> np.ndarray:
+    """(rows, columns) bool: the cells at the border of a grid."""
+    border = np.ones(grid, dtype=bool)
+    border[1:-1, 1:-1] = False
+    return border
+
+
+def local_edges(grid: tuple[int, int], radius: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs i < j of row-major cells at most ``radius`` rows and columns apart, and all pairs of cells of the border.
+
+    The pairs of the border join what lies around an object: it is one background, not four.
+    """
+    rows, columns = grid
+    number = np.arange(rows * columns).reshape(grid)
+    border = number[border_cells(grid)]
+    first, second = np.triu_indices(len(border), 1)
+    i, j = [border[first]], [border[second]]
+    for down in range(min(radius, rows - 1) + 1):
+        for right in range(-min(radius, columns - 1) if down else 1, min(radius, columns - 1) + 1):
+            left, most = max(0, -right), columns - max(0, right)
+            i.append(number[: rows - down, left:most].ravel())
+            j.append(number[down:, left + right : most + right].ravel())
+    pairs = np.unique(np.concatenate(i) * number.size + np.concatenate(j))  # the border's neighbours are in both
+    return pairs // number.size, pairs % number.size
+
+
+def local_affinity(features: np.ndarray, grid: tuple[int, int], radius: int = 2, scale: float = 0.1) -> csr_array:
+    """W_ij = exp(-|f_i - f_j| / scale) for the pairs of :func:`local_edges`, 0 elsewhere (Yang et al. 2013, eq. 4).
+
+    ``features`` (T, D), T = rows * columns of ``grid``, whose unit ``scale`` has -> sparse symmetric (T, T) float64.
+    """
+    i, j, distances = edge_lengths(features, grid, radius)
+    return symmetric(i, j, np.exp(-distances / scale), len(features))
+
+
+def edge_lengths(features: np.ndarray, grid: tuple[int, int], radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pairs i, j of :func:`local_edges`, and |f_i - f_j| of each, float64."""
+    if len(features) != grid[0] * grid[1]:
+        raise InputError(f"{len(features)} patches do not fit a grid of {grid[0]}x{grid[1]}")
+    i, j = local_edges(grid, radius)
+    return i, j, np.linalg.norm(features[i].astype(np.float64) - features[j], axis=1)
+
+
+def symmetric(i: np.ndarray, j: np.ndarray, weights: np.ndarray, count: int) -> csr_array:
+    """Sparse symmetric (count, count) matrix with a weight for each pair i < j."""
+    both = (np.concatenate([i, j]), np.concatenate([j, i]))
+    return coo_array((np.concatenate([weights, weights]), both), shape=(count, count)).tocsr()
 
 
 def _checked(colours: np.ndarray) -> tuple[int, int]:

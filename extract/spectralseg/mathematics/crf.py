@@ -27,6 +27,7 @@ MEMORY = {"torch": (700, 28), "pydensecrf": (350, 35), "torch on a GPU": (500, 1
 THREADS = 1
 CPU = torch.device("cpu")
 CERTAINTY = 0.99  # probability of the given label in the unary term; the others have 0.01
+MOST_CERTAIN = 0.98  # ... and at most, of a soft map
 
 
 Kind = TypeVar("Kind", bound="CrfSettings")
@@ -119,6 +120,43 @@ def dense_crf(
     probabilities = infer(torch.from_numpy(image).to(device), unary, settings, shares)
     best = (probabilities / shares[:, None]).argmax(dim=-2).cpu().numpy()
     return classes[best].reshape(labels.shape).astype(np.uint8)
+
+
+def sharpen_soft(image: np.ndarray, soft: np.ndarray, settings: CrfSettings, device: torch.device = CPU) -> np.ndarray:
+    """Sharpen the soft map of an object, or those of a batch, to a mask.
+
+    Parameters
+    ----------
+    image
+        (H, W, 3) uint8 RGB, or (B, H, W, 3).
+    soft
+        (H, W) probabilities of the object, or (B, H, W); the unary term takes them within 0.02 and 0.98, for a map is
+        never certain.
+    settings, device
+        As of :func:`dense_crf`.
+
+    Returns
+    -------
+    np.ndarray
+        uint8, 1 the object, as ``soft``.
+
+    Raises
+    ------
+    InputError
+        Sizes that differ, or what :func:`infer` raises.
+    """
+    if soft.shape != image.shape[:-1]:
+        raise InputError(f"a soft map of {soft.shape} does not fit an image of {image.shape[:-1]}")
+    flat = soft.reshape(*soft.shape[:-2], -1).clip(1 - MOST_CERTAIN, MOST_CERTAIN).astype(np.float32)
+    unary = torch.from_numpy(-np.log(np.stack([1 - flat, flat], axis=-2))).to(device)
+    return (
+        infer(torch.from_numpy(image).to(device), unary, settings)
+        .argmax(dim=-2)
+        .cpu()
+        .numpy()
+        .astype(np.uint8)
+        .reshape(soft.shape)
+    )
 
 
 def merge_absent(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,24 +9,31 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array, diags_array
+from scipy.sparse.linalg import SuperLU, splu
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
 from spectralseg.errors import InputError, check_choice
 from spectralseg.mathematics import solvers
-from spectralseg.mathematics.affinity import add_sparse, feature_affinity, resize_features
+from spectralseg.mathematics.affinity import add_sparse, feature_affinity, local_affinity, resize_features
 from spectralseg.settings import check_range
 
 LAPLACIANS = ("laplacian", "matting_laplacian")
 AFFINITIES = ("affinity", "affinity_svd", "affinity_torch")
+LOCAL = "local"  # a Laplacian as well, of neighbours alone
+MATRICES = (*LAPLACIANS, *AFFINITIES, LOCAL)
 SOLVERS = ("auto", "dense")
 
 SMALLEST_DEGREE = 1e-12
 TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-10}  # relative residual; rounding in float32 leaves 1e-6 to 3e-6
 TOLERANCE_AFFINITY = 5e-7  # relative to an eigenvalue that is thousands of times larger than the K-th
+TOLERANCE_LOCAL = 1e-8  # relative to the inverse of its shift; eigenvalues are then exact to 1e-9
 SHIFT = 1e-4  # of D - W before it is inverted, relative to the mean degree
+SHIFT_LOCAL = 1e-3  # the same, relative to each degree: small beside the eigenvalues of neighbours, which crowd near 0
 
 
 def normalised_cut(
@@ -84,6 +91,44 @@ def normalised_cut(
     return 1 - m, inverse_root * z, D.squeeze(-1)
 
 
+def sparse_normalised_cut(W: csr_array, K: int, dense: bool = False) -> tuple[Tensor, Tensor]:
+    """:func:`normalised_cut` of sparse symmetric affinities (T, T) -> (K,) ascending, (T, K) with x'Dx = 1, float64.
+
+    The eigenvalues of a graph of neighbours crowd near 0, where products with W tell them apart slowly: they are the
+    largest of D^1/2 (D - W + shift D)^-1 D^1/2 z = z / (l + shift), by a sparse factorisation.
+    """
+    D = np.asarray(W.sum(axis=1))
+    D = np.where(D > SMALLEST_DEGREE, D, 1.0)
+    if not (dense or solvers.is_small(len(D), K)):
+        shifted = (diags_array((1 + SHIFT_LOCAL) * D) - W).tocsc()
+        factor = splu(shifted, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+        root = torch.from_numpy(D).sqrt()[:, None]
+        near = solvers.noise_block(root.expand(-1, len(D)), solvers.block_width(K) - 1)
+        start = torch.cat([root, near], dim=-1)
+        inverse, z, converged = solvers.iterate(SparseInverse(factor, root), start, K, TOLERANCE_LOCAL)
+        if converged.all():
+            return 1 / inverse - SHIFT_LOCAL, z / root
+        solvers.warn_of_lapack()
+    values, x, _ = normalised_cut(torch.from_numpy(W.toarray()), K, dense=True)
+    return values, x
+
+
+@dataclass(frozen=True)
+class SparseInverse:
+    """x -> D^1/2 A^-1 D^1/2 x, for a sparse factorisation of A (T, T) and the root of D (T, 1)."""
+
+    factor: SuperLU
+    root: Tensor
+
+    def __call__(self, block: Tensor) -> Tensor:
+        """(T, b) float64 -> (T, b)."""
+        columns = (self.root * block).T.contiguous().numpy()  # one by one: SuperLU takes ten times as long for a block
+        return self.root * torch.from_numpy(np.stack([self.factor.solve(column) for column in columns])).T
+
+    def __getitem__(self, rows: Tensor) -> "SparseInverse":
+        raise IndexError("a sparse factorisation is of one matrix alone")
+
+
 @dataclass(frozen=True)
 class ScaledMatrix:
     """x -> s W s x, for symmetric W (..., T, T) and the diagonal s (..., T, 1), where there is one."""
@@ -137,6 +182,8 @@ def spectral_eigenvectors(
     grid: tuple[int, int] | None = None,
     resize_to: tuple[int, int] | None = None,
     solver: str = "auto",
+    local_radius: int = 2,
+    local_scale: float = 0.1,
 ) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of the graph of patches.
 
@@ -150,7 +197,9 @@ def spectral_eigenvectors(
         ``laplacian`` (or its synonym ``matting_laplacian``): W = F F' / max(F F') + colour_lambda * colour, D its row
         sums (those below 1e-12 become 1); the K smallest solutions of (D - W) x = l D x, or of (D - W) x = l x without
         ``lapnorm``. ``affinity``: the K largest eigenpairs of W = F F'. ``affinity_torch``: the same by dense LAPACK.
-        ``affinity_svd``: the K leading left singular vectors of F and the singular values.
+        ``affinity_svd``: the K leading left singular vectors of F and the singular values. ``local``: W is
+        :func:`~spectralseg.mathematics.affinity.local_affinity` of the features as they are, of neighbours on ``grid``,
+        on the CPU; the K smallest solutions of (D - W) x = l D x.
     normalize
         L2-normalise the rows of F.
     threshold_at_zero
@@ -164,6 +213,8 @@ def spectral_eigenvectors(
     solver
         ``auto``: our iteration, and dense LAPACK for small problems and where the iteration does not converge;
         ``dense``: LAPACK always (the reference).
+    local_radius, local_scale
+        Of ``local``: rows and columns between neighbours at most, and the distance of features at which W is 1/e.
 
     Returns
     -------
@@ -174,9 +225,9 @@ def spectral_eigenvectors(
     Raises
     ------
     InputError
-        K above T (after resizing), NaN or infinite features, an unknown name, ``resize_to`` without the ``grid`` of the
-        patches, a ``colour_lambda`` that is negative, without ``colour``, or beside an affinity, colours of another
-        number or size.
+        K above T (after resizing), NaN or infinite features, an unknown name, ``resize_to`` or ``local`` without the
+        ``grid`` of the patches, a ``colour_lambda`` that is negative, without ``colour``, or for another matrix,
+        colours of another number or size.
     """
     if features.ndim not in (2, 3):
         raise InputError(f"features are (T, D) or (B, T, D), not of shape {tuple(features.shape)}")
@@ -188,6 +239,18 @@ def spectral_eigenvectors(
     _check(features, count, K, which_matrix, solver)
     _check_colour(len(features), which_matrix, colours, colour_lambda)
     features = features.float()
+    if which_matrix == LOCAL:
+        if grid is None or resize_to is not None:
+            raise InputError("which_matrix=local needs the grid of the patches, and no other")
+        arrays = features.cpu().numpy()
+        with threadpool_limits(limits=1):  # small matrices: threads would wait for each other
+            cuts = [
+                sparse_normalised_cut(local_affinity(each, grid, local_radius, local_scale), K, solver == "dense")
+                for each in arrays
+            ]
+        values, vectors = (torch.stack(parts).float().to(features.device) for parts in zip(*cuts, strict=True))
+        vectors = fix_signs(vectors.mT)
+        return (values[0], vectors[0]) if is_single else (values, vectors)
     if normalize:
         features = functional.normalize(features, dim=-1)
     if resize_to is not None:
@@ -220,7 +283,7 @@ def spectral_eigenvectors(
 
 
 def _check(features: Tensor, count: int, K: int, which_matrix: str, solver: str) -> None:
-    check_choice("which_matrix", which_matrix, LAPLACIANS + AFFINITIES)
+    check_choice("which_matrix", which_matrix, MATRICES)
     check_choice("solver", solver, SOLVERS)
     dimension = features.shape[-1]
     most = min(count, dimension) if which_matrix == "affinity_svd" else count
@@ -234,8 +297,8 @@ def _check_colour(batch: int, which_matrix: str, colour: Sequence[coo_array] | N
     check_range("colour_lambda", colour_lambda, least=0)
     if colour_lambda > 0 and colour is None:
         raise InputError(f"colour_lambda={colour_lambda} weighs a colour affinity, and none is given")
-    if colour_lambda > 0 and which_matrix in AFFINITIES:
-        raise InputError(f"colour is for Laplacians, not for which_matrix={which_matrix}")
+    if colour_lambda > 0 and which_matrix not in LAPLACIANS:
+        raise InputError("colour is for Laplacians, not for which_matrix=" + which_matrix)
     if colour is not None and len(colour) != batch:
         raise InputError(f"{len(colour)} colour affinities for {batch} images: give one for each")
 

@@ -19,8 +19,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from spectralseg.errors import InputError, did_you_mean
+from spectralseg.files.storage import LAB_GRAPH
 from spectralseg.models import weights as checkpoints
+from spectralseg.models.lab_graph import LabGraph
 from spectralseg.models.lab_hog import LabHog
+from spectralseg.progress import say
 
 DINO_ADDRESS = "https://dl.fbaipublicfiles.com/dino/"
 Vit: TypeAlias = Any  # a network of timm: to mypy, what lies in a module is a tensor or a module
@@ -29,6 +32,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RANDOM_SEED = 0
 RANDOM_ORIGIN = f"random (seed {RANDOM_SEED})"
 HEADS = ("head.", "mask_token")  # of a checkpoint: classifier, projection, what pretraining alone needs
+
+
+class WeightsOutOfReach(InputError):
+    """The published weights of a backbone are not here and cannot be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,9 @@ SOURCES = {
         )
     },
 }
-LAB_HOG = {"lab_hog": 16, "lab_hog8": 8}
+STATISTICS = {"lab_hog": (LabHog, 16), "lab_hog8": (LabHog, 8), LAB_GRAPH: (LabGraph, 10)}  # of patches, and their side
+MAX_SIZE = {LAB_GRAPH: 400}  # longer side that images are reduced to, so that an image has about 40 x 30 cells
+AUTO, DEFAULT = "auto", "dino_vits16"
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class Backbone:
     name
         The name it was asked for by.
     model
-        A timm ViT, or :class:`~spectralseg.models.lab_hog.LabHog`.
+        A timm ViT, or one of ``STATISTICS``.
     patch_size
         Side of a patch in pixels.
     mean, std
@@ -99,7 +108,7 @@ class Backbone:
     @property
     def is_vit(self) -> bool:
         """False for patch statistics, which have neither blocks nor heads."""
-        return not isinstance(self.model, LabHog)
+        return not isinstance(self.model, LabHog | LabGraph)
 
 
 def load_backbone(name: str, weights: str | None = None, device: str | torch.device = "cpu") -> Backbone:
@@ -108,7 +117,8 @@ def load_backbone(name: str, weights: str | None = None, device: str | torch.dev
     Parameters
     ----------
     name
-        A key of ``SOURCES`` or ``LAB_HOG``, or any plain ViT by its timm name.
+        A key of ``SOURCES`` or ``STATISTICS``, or any plain ViT by its timm name; ``auto``: ``dino_vits16``, or
+        ``lab_graph`` where its weights cannot be had, as is then said.
     weights
         Path or address (http(s)://, file://) of a checkpoint, or ``random`` (fixed seed); None: the published weights.
     device
@@ -119,10 +129,17 @@ def load_backbone(name: str, weights: str | None = None, device: str | torch.dev
     InputError
         Unknown name, no plain ViT, or weights that are absent, unreachable or do not fit.
     """
-    if name in LAB_HOG:
+    if name == AUTO:
+        try:
+            return load_backbone(DEFAULT, weights, device)
+        except WeightsOutOfReach as error:
+            say(f"{error}; going on with {LAB_GRAPH}, which needs none")
+            return load_backbone(LAB_GRAPH, device=device)
+    if name in STATISTICS:
         if weights is not None:
             raise InputError(f"{name} has no weights; leave them out")
-        return Backbone(name, LabHog(LAB_HOG[name]).to(device), LAB_HOG[name], (0, 0, 0), (1, 1, 1), "none")
+        kind, patch_size = STATISTICS[name]
+        return Backbone(name, kind(patch_size).to(device), patch_size, (0, 0, 0), (1, 1, 1), "none")
     source = SOURCES.get(name) or _timm_source(name)
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
@@ -146,7 +163,7 @@ def load_backbone(name: str, weights: str | None = None, device: str | torch.dev
 
 def _timm_source(name: str) -> Source:
     if not timm.is_model(name):
-        known = [*SOURCES, *LAB_HOG]
+        known = [*SOURCES, *STATISTICS]
         raise InputError(
             f"no backbone '{name}'{did_you_mean(name, known)}; known are {', '.join(known)}, and every plain ViT of "
             "timm by its timm name"
@@ -212,7 +229,7 @@ def _load_published(name: str, source: Source) -> tuple[Vit, str]:
             raise
         except Exception as error:  # huggingface_hub's and httpx's many types: no network, gated, not found
             reasons.append(f"timm hub {source.timm_name}: {type(error).__name__}")
-    raise InputError(
+    raise WeightsOutOfReach(
         f"the weights of {name} cannot be had ({'; '.join(reasons)}); download them elsewhere and put the file into "
         f"{checkpoints.downloads_folder()}, or give its path as the weights"
     )

@@ -52,8 +52,10 @@ class TokenExtractor:
         if unknown or not parts:
             raise InputError(f"no feature '{', '.join(unknown)}'; known are {', '.join(PARTS)}")
         if not backbone.is_vit:
-            if not set(self.parts) <= {"k", "cls"} or tuple(blocks) != (-1,):
-                raise InputError(f"{backbone.name} has no blocks, queries or values: it has 'k' and, per image, 'cls'")
+            summarises = hasattr(backbone.model, "summary")
+            if not set(self.parts) <= {"k", *(["cls"] if summarises else [])} or tuple(blocks) != (-1,):
+                has = "'k' and, per image, 'cls'" if summarises else "'k', the colours of cells, alone"
+                raise InputError(f"{backbone.name} has no blocks, queries or values: it has {has}")
             self.blocks: list[int] = []
             return
         depth = len(backbone.model.blocks)

@@ -30,7 +30,8 @@ DESCRIPTION_FILE = "stage.json"
 
 # Arguments that commands gained after folders had been written without them, and what those folders were made with.
 # (DINO-seg's dinoseg_mended is none of them: before it, boxes followed neither of its two rules.)
-ADDED_ARGUMENTS = {"color_grid": "cropped", "mask_format": "palette", "crf_backend": "pydensecrf"}
+ADDED_ARGUMENTS: dict[str, Any] = {"color_grid": "cropped", "mask_format": "palette", "crf_backend": "pydensecrf"}
+ADDED_ARGUMENTS |= {"local_radius": 2, "local_scale": 0.1, "foreground": "eigenvector", "soft": False}
 
 
 def rank_and_world_size() -> tuple[int, int]:
