@@ -65,6 +65,8 @@ class RunSettings(Settings):
 class Folders:
     """Where everything lies below the output folder."""
 
+    has_soft = False  # whether there are soft maps of the object
+
     def __init__(self, output: Path) -> None:
         self.output = output
         self.images, self.images_list = output / "images", output / "images.txt"
@@ -128,7 +130,7 @@ def run(
     both = (str(folders.features), str(folders.eigs))
     single = masks.SingleRegionSettings(mask_format=settings.mask_format, foreground=preset.foreground)
     step(masks.extract_single_region_segmentations, *both, str(folders.mask_patches), single, multiprocessing)
-    has_soft = preset.foreground != "eigenvector"
+    has_soft = folders.has_soft = preset.foreground != "eigenvector"
     if has_soft:
         soft = replace(single, mask_format=SOFT)
         step(masks.extract_single_region_segmentations, *both, str(folders.mask_soft), soft, multiprocessing)
@@ -251,7 +253,7 @@ def cut_out_objects(
     """
     source = folders.mask_crf if crf else folders.mask_patches
     make_folder(folders.cutouts)
-    if folders.mask_soft.is_dir():
+    if folders.has_soft:
         make_folder(folders.maps)
     stage = Stage("run: masks", folders.masks, ".png", {"from": provenance(source)}, overwrite)
     work = functools.partial(_cut_out, photographs, root, folders, source, patch_size)
@@ -269,7 +271,7 @@ def _cut_out(
     alpha = Image.fromarray(enlarge_mask(mask > 0, photograph.size) * np.uint8(255))
     cutout = photograph.copy()
     cutout.putalpha(alpha)
-    if folders.maps.is_dir():
+    if folders.has_soft:
         soft = load_soft(folders.mask_soft / f"{image_id}.png")
         map_of_copy = Image.fromarray(upscale_labels(soft, height, width, patch_size))
         enlarged = np.array(map_of_copy.resize(photograph.size, Image.Resampling.BILINEAR))
@@ -328,7 +330,7 @@ def _card(image_id: str, result: dict[str, Any], folders: Folders, sources: Sour
     panels.insert(1, ("segments", fit_height(label_picture(segments), THUMBNAIL_HEIGHT)))
     notes = {"photograph": result["file"], "size": f"{result['width']} × {result['height']}"}
     notes["box"] = "none: the mask is empty" if result["box"] is None else ", ".join(map(str, result["box"]))
-    if folders.maps.is_dir():
+    if folders.has_soft:
         with Image.open(folders.maps / f"{image_id}.png") as soft:
             panels.insert(0, ("map of the object", soft.resize(size)))
     photograph, _, *eigenvectors = card.panels  # number 0 is constant
