@@ -484,7 +484,7 @@ def run(
     device: str = "auto",
     overwrite: bool = False,
 ) -> None:
-    r"""From a folder of photographs to masks, cut-outs, boxes, segments and a page that shows them.
+    r"""From photographs, a folder of them or one, to masks, cut-outs, boxes, segments and a page that shows them.
 
     Example:
         python extract.py run --images ../data/samples/images --output ../outputs/photographs
@@ -494,7 +494,7 @@ def run(
     (transparent background), results.json (boxes) and index.html.
 
     Args:
-        images: Folder of photographs of any format; sub-folders are searched too.
+        images: Folder of photographs of any format that Pillow reads, sub-folders included; or a single photograph.
         output: Folder of the results.
         model_name: Backbone, as for extract_features; auto is dino_vits16, or lab_graph where its weights
             cannot be had.

@@ -227,17 +227,9 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def as_picture(image: object) -> Image.Image:
-    """What a caller gives as a picture, as 8-bit RGB.
+    """8-bit RGB of a Pillow image, the path of a file, or an array of uint8: (H, W) grey, (H, W, 3) RGB or RGBA.
 
-    Parameters
-    ----------
-    image
-        A Pillow image, the path of a file, or an array of uint8: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
-
-    Raises
-    ------
-    InputError
-        It is none of these, or cannot be read.
+    An :class:`InputError` says if it is none of these, or cannot be read.
     """
     if isinstance(image, str | os.PathLike):
         return load_image(Path(image))

@@ -91,21 +91,10 @@ def describe_file(path: str | Path) -> Any:
 def check_origin(
     folder: str | Path, features_dir: str | Path | None = None, patch: int | None = None, cell: int | None = None
 ) -> None:
-    """Compare what a command was told of the maps or eigenvectors in ``folder`` with what their stages recorded.
+    """Raise an :class:`InputError` where the stages of ``folder`` recorded other features, or another side in pixels.
 
-    Parameters
-    ----------
-    folder
-        Eigenvectors, masks, segments or semantic maps; where nothing is recorded of them, everything is accepted.
-    features_dir
-        The features that they were made from.
-    patch, cell
-        Side in pixels of the patches, and of the cells, which may be smaller; of maps at pixels both mean nothing.
-
-    Raises
-    ------
-    InputError
-        They were made from other features, or a side is another one.
+    ``folder`` holds eigenvectors, masks, segments or semantic maps; where nothing is recorded, or maps are at pixels,
+    everything is accepted. Cells may be smaller than patches.
     """
     made, of_patches = provenance(folder), False
     while isinstance(made, dict) and "features" not in made:
