@@ -15,6 +15,7 @@ from eagle_layouts import camvid, cityscapes, scene, scenes, write_cityscapes, w
 from eagleseg.commands.crop import _opened, main
 from eagleseg.data.crops import crop_boxes, generator_for
 from eagleseg.data.dataset import EagleDataset, build_dataset
+from eagleseg.data.folders import LAYOUT
 from eagleseg.data.settings import DataSettings
 from eagleseg.model.features import Featurizer
 from running import contents
@@ -214,7 +215,7 @@ def test_what_failed_is_named(refused, data, capsys):
         ("crop_type=seven", "no crop_type 'seven'; known are five, random"),
         ("crop_ratio=0", "crop_ratio=0.0: must be above 0 and at most 1"),
         ("splits=[]", "splits: there is no split to crop"),
-        ("splits=[train,test]", "no such folder: {data}/mine/imgs/test (data/README.md shows the layout)"),
+        ("splits=[train,test]", "no such folder: {data}/mine/imgs/test " + LAYOUT),
         ("quality=100", "quality=100: must be from 1 to 95"),
         ("multiprocessing=-1", "multiprocessing=-1: must be at least 0"),
         ("dir_dataset_name=null", "dataset_name=directory needs dir_dataset_name, its folder in pytorch_data_dir"),
