@@ -30,11 +30,14 @@ def boxes_by_image(content: dict[str, Any], path: Path) -> Annotated:
     """
     try:
         names = {image["id"]: image["file_name"] for image in content["images"]}
+        if not all(isinstance(name, str) for name in names.values()):
+            raise TypeError
     except (KeyError, TypeError):
         raise InputError(f"{path}: an entry of 'images' has no id or no file_name") from None
     annotated: Annotated = {name: [] for name in names.values()}
     for annotation in content["annotations"]:
-        name = names.get(annotation.get("image_id"), "")
+        key = annotation.get("image_id")
+        name = names.get(key, "") if isinstance(key, int | str) else ""
         boxes = annotated.get(name, "no such image")
         if isinstance(boxes, str) or annotation.get("iscrowd"):
             continue
@@ -111,7 +114,7 @@ def load_coco20k(root: Path, names: list[str]) -> tuple[dict[str, Any], Path]:
     if reduced.is_file():
         content = load_coco(reduced)
         before = content.get("made_from", {})
-        if all(before.get(name) == value for name, value in made_from.items()):
+        if isinstance(before, dict) and all(before.get(name) == value for name, value in made_from.items()):
             return content, reduced
     if not whole.is_file():
         raise InputError(f"no such annotations: {whole} (COCO's 2014 train/val annotations, cocodataset.org/#download)")

@@ -12,7 +12,8 @@ from objectloc.options import DetectorOptions
 from spectralseg.errors import InputError
 from spectralseg.files.images import patch_grid
 from spectralseg.files.label_maps import infer_grid
-from spectralseg.files.storage import LAB_GRAPH, field, load_eigs, load_features
+from spectralseg.files.records import load_eigs, load_features, patch_features
+from spectralseg.files.storage import LAB_GRAPH, field
 from spectralseg.mathematics.ranking import border_ranking
 
 MATRICES = {
@@ -104,22 +105,8 @@ def read_patches(path: Path, size: tuple[int, int], options: DetectorOptions) ->
     view = _view(record, size, path)
     grid = patch_grid(*view, record["patch_size"])
     name = "attn_cls" if options.mode == "dinoseg" else options.which_features
-    if name not in record:
-        raise InputError(
-            f"{path} has no '{name}': extract the features with --which_features {options.which_features},{name}"
-        )
-    values = torch.as_tensor(record[name]).float()
-    count = grid[0] * grid[1]
-    if name == "attn_cls":
-        values = values.reshape(-1, values.shape[-1])
-        fits = values.shape[-1] == count
-    else:
-        values = values[0] if values.ndim == 3 else values
-        fits = values.ndim == 2 and len(values) == count
-    if not fits:
-        raise InputError(
-            f"{path}: '{name}' of shape {tuple(record[name].shape)} does not fit {grid[0]}x{grid[1]} patches"
-        )
+    values = patch_features(record, name, path).float()
+    values = values if name == "attn_cls" else values[0]
     return Patches(values, grid, (record["patch_size"],) * 2, view, are_colours)
 
 

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike
 from objectloc.ground_truth import DataSet, check_boxes
 from objectloc.localize import BOXES, SUFFIX
 from spectralseg.errors import InputError
-from spectralseg.files.storage import atomic_write
+from spectralseg.files.records import FOUND_BOX, check
+from spectralseg.files.storage import atomic_write, load_json
 from spectralseg.progress import say
 
 CORRECT = 0.5  # least IoU
@@ -99,14 +100,11 @@ def read_boxes(images: DataSet, ids: Iterable[str], folder: Path, scores: Scores
     missing = []
     for image_id in ids:
         path = folder / BOXES / f"{image_id}{SUFFIX}"
-        try:
-            record = json.loads(path.read_text())
-            box, size = record["box"], (record["height"], record["width"])
-        except FileNotFoundError:
+        if (content := load_json(path)) is None:
             missing.append(image_id)
             continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} cannot be read ({error}); delete it and run again") from None
+        record = check(content, FOUND_BOX, path, "delete it and run again")
+        box, size = record["box"], (record["height"], record["width"])
         iou = None
         if image_id in scores.truth:
             try:

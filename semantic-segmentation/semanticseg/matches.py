@@ -1,7 +1,6 @@
 """Which class each cluster is: read what a user gives, and rename label maps."""
 
 import ast
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectralseg.errors import InputError
+from spectralseg.files.storage import load_json
 from spectralseg.mathematics.matching import Match
 
 IDENTITY = "identity"
@@ -69,12 +69,9 @@ def _from_text(text: str) -> Any:
 
 
 def _from_file(path: Path) -> Any:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"matching: no such file: {path}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"matching: {path} cannot be read: {error}") from None
+    content = load_json(path)
+    if content is None:
+        raise InputError(f"matching: no such file: {path}")
     if not isinstance(content, dict) or "matching" not in content:
         raise InputError(f"matching: {path} has no entry 'matching', as results.json of an evaluation (of a seed) has")
     return content["matching"]

@@ -14,9 +14,11 @@ from typing import Any
 from semanticseg.deeplab import DeepLab, build_model
 from semanticseg.settings import Model, TrainSettings
 from spectralseg.errors import InputError
-from spectralseg.files.storage import field, load_record, save_json, save_record
+from spectralseg.files.records import SELF_TRAINING, SELF_TRAINING_RUN, check
+from spectralseg.files.storage import load_record, save_json, save_record
 from spectralseg.models.weights import load_into
 from spectralseg.running.stage import provenance
+from spectralseg.settings import settings_from
 from spectralseg.training.run_folder import make_ready, refuse_another_run
 
 LATEST, BEST, RESULTS = "checkpoint-latest.pth", "checkpoint-best.pth", "results.json"
@@ -68,8 +70,8 @@ class TrainingRun:
         self.state: dict[str, Any] | None = None
         path = folder / LATEST
         if path.is_file() and not overwrite:
-            self.state = load_checkpoint(path)
             advice = "choose another hydra.run.dir or name, or start anew with overwrite=true"
+            self.state = check(load_checkpoint(path), SELF_TRAINING_RUN, path, advice)
             refuse_another_run(folder, ADDED | self.state["settings"], content, advice)
 
     def begin(self) -> None:
@@ -99,7 +101,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     content = load_record(path)
     if content.get("kind") != KIND:
         raise InputError(f"{path} is no checkpoint of this self-training")
-    return content
+    return check(content, SELF_TRAINING, path, "take another checkpoint, or train anew")
 
 
 def load_model(path: Path) -> tuple[DeepLab, dict[str, Any]]:
@@ -111,12 +113,8 @@ def load_model(path: Path) -> tuple[DeepLab, dict[str, Any]]:
         The file is absent, damaged, or no such checkpoint.
     """
     content = load_checkpoint(path)
-    about = field(content, "settings", path)
-    mean, std = field(content, "normalisation", path)
-    model = Model(**about["model"]) if isinstance(about.get("model"), dict) else None
-    if model is None:
-        raise InputError(f"{path} does not say which model it holds")
-    model.weights = "random"  # replaced by those of the checkpoint
+    about, (mean, std) = content["settings"], content["normalisation"]
+    model = settings_from(Model, about["model"] | {"weights": "random"})  # replaced by those of the checkpoint
     network, _ = build_model(model, about["data"]["num_classes"] + 1, 0, mean, std)
-    load_into(network, content.get("ema") or field(content, "model", path), path)
+    load_into(network, content.get("ema") or content["model"], path)
     return network, content

@@ -34,16 +34,18 @@ from semanticseg.matches import read_match, renaming
 from semanticseg.prediction import generate, validate
 from semanticseg.pseudolabels import VOID, Labelled, PseudoLabelled, pair, read_ids, sharpen, train_ids
 from semanticseg.report import Report
-from semanticseg.run_folder import TrainingRun, identity
+from semanticseg.run_folder import LATEST, TrainingRun, identity
 from semanticseg.scores import scores
 from semanticseg.settings import TrainSettings
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_images
 from spectralseg.mathematics.matching import Match, apply_match, match_clusters
+from spectralseg.models.weights import load_into
 from spectralseg.progress import progress_bar
 from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.launching import make_accelerator, start_asked_processes
 from spectralseg.training.batches import Batches, check_batch_size, read_batches
+from spectralseg.training.run_folder import restore_optimizer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -233,10 +235,11 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
-        self.network.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        path = self.run.folder / LATEST
+        load_into(self.network, state["model"], path)
+        restore_optimizer(self.optimizer, state["optimizer"], path)
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
+            load_into(self.ema.module, state["ema"] or {}, path)
             self.ema.n_averaged.fill_(state["ema_updates"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])

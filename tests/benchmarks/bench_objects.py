@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from benchmarks import plain_maskcut  # noqa: E402
 from spectralseg.files.images import patch_grid  # noqa: E402
-from spectralseg.files.storage import load_features  # noqa: E402
+from spectralseg.files.records import load_features  # noqa: E402
 from spectralseg.mathematics.cuts import maskcut  # noqa: E402
 
 

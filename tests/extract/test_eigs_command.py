@@ -215,7 +215,7 @@ def test_on_a_gpu_images_of_one_size_are_solved_together(folder, capsys, monkeyp
         small = record_of(seed, k=features_of(seed)[:, :176], shape=(1, 3, 11 * PATCH, WIDTH))
         torch.save(small, folder / "features" / f"image{seed}.pth")
     alone = run(folder, output_dir="alone")
-    torch.save(record_of(1, k=torch.full((1, ROWS * COLUMNS, 9), float("nan"))), folder / "features" / "image1.pth")
+    torch.save(record_of(1, k=torch.full((1, ROWS * COLUMNS, 9), 1e38)), folder / "features" / "image1.pth")
     sizes, solve = [], eigs.solve
 
     def on_cpu(problems, settings, device):

@@ -141,7 +141,7 @@ def test_a_damaged_description_is_an_error(text, tmp_path):
     run_stage(tmp_path)
     (tmp_path / "stage.json").write_bytes(text.encode("latin-1"))
     for read in (run_stage, provenance):
-        with pytest.raises(InputError, match="stage.json .* delete it if it is damaged$"):
+        with pytest.raises(InputError, match="stage.json.* delete it if it is damaged$"):
             read(tmp_path)
 
 

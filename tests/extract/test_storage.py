@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from running import Trap, contents, environment, run_command
 from spectralseg.errors import InputError, OutputError
-from spectralseg.files import storage
+from spectralseg.files import records, storage
 
 HOST = socket.gethostname()
 
@@ -159,7 +159,7 @@ def test_our_records_come_back(tmp_path):
     record = features_record()
     storage.save_record(tmp_path / "a.pth", record)
     torch.load(tmp_path / "a.pth", weights_only=True)
-    loaded = storage.load_features(tmp_path / "a.pth")
+    loaded = records.load_features(tmp_path / "a.pth")
     assert torch.equal(loaded.pop("k"), record.pop("k"))
     assert loaded == record
 
@@ -171,7 +171,7 @@ def test_features_of_the_published_code(wrapped, tmp_path):
     record = features_record(indices=torch.tensor(3), file=file, id=image_id, model_name="dino_vits16")
     record["shape"] = torch.Size((1, 3, 33, 50))
     torch.save(record, tmp_path / "a.pth")
-    loaded = storage.load_features(tmp_path / "a.pth")
+    loaded = records.load_features(tmp_path / "a.pth")
     assert torch.equal(loaded.pop("k"), record["k"])
     assert loaded == {
         "indices": 3,
@@ -189,7 +189,7 @@ def test_eigenvectors_of_the_published_code(dtype, tmp_path):
     """Eigenvalues as a NumPy array for the affinities; no other field than these two."""
     values, vectors = np.array([0.0, 0.25, 0.5], dtype=dtype), torch.eye(3, 6)
     torch.save({"eigenvalues": values, "eigenvectors": vectors}, tmp_path / "b.c.pth")
-    loaded = storage.load_eigs(tmp_path / "b.c.pth")
+    loaded = records.load_eigs(tmp_path / "b.c.pth")
     assert loaded["eigenvalues"].dtype == loaded["eigenvectors"].dtype == torch.float32
     assert loaded["eigenvalues"].tolist() == [0.0, 0.25, 0.5]
     assert torch.equal(loaded["eigenvectors"], vectors)
@@ -199,7 +199,7 @@ def test_eigenvectors_of_the_published_code(dtype, tmp_path):
 def test_eigenvalues_that_do_not_fit(tmp_path):
     torch.save({"eigenvalues": torch.zeros(2), "eigenvectors": torch.eye(3, 6)}, tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"a.pth: eigenvectors of shape \(3, 6\) do not fit 2 eigenvalues"):
-        storage.load_eigs(tmp_path / "a.pth")
+        records.load_eigs(tmp_path / "a.pth")
 
 
 def test_foreign_code_is_not_executed(tmp_path):
@@ -208,7 +208,7 @@ def test_foreign_code_is_not_executed(tmp_path):
     (tmp_path / "b.pth").write_bytes(pickle.dumps(features_record(k=Trap(trace)), protocol=2))
     for name in ("a.pth", "b.pth"):
         with pytest.raises(InputError, match=f"{name} cannot be read"):
-            storage.load_features(tmp_path / name)
+            records.load_features(tmp_path / name)
     assert not trace.exists()
     pickle.loads((tmp_path / "b.pth").read_bytes())
     assert trace.exists()  # so the file was a trap indeed
@@ -291,18 +291,18 @@ def test_a_file_cut_anywhere_is_an_error_that_names_it(tmp_path):
     for length in (0, 1, 10, len(whole) // 2, len(whole) - 1):
         (tmp_path / "a.pth").write_bytes(whole[:length])
         with pytest.raises(InputError, match=r"a\.pth cannot be read .*run its stage again$") as error:
-            storage.load_features(tmp_path / "a.pth")
+            records.load_features(tmp_path / "a.pth")
         assert "\n" not in str(error.value)
 
 
 def test_missing_files_and_fields_are_named(tmp_path):
     with pytest.raises(InputError, match="no such file: .*a.pth"):
-        storage.load_features(tmp_path / "a.pth")
+        records.load_features(tmp_path / "a.pth")
     torch.save({"k": torch.zeros(1), "shape": (1, 3, 2, 2)}, tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"a.pth has no field 'patch_size' \(it has: id, k, shape\)"):
-        storage.load_features(tmp_path / "a.pth")
+        records.load_features(tmp_path / "a.pth")
     with pytest.raises(InputError, match="a.pth has no field 'eigenvalues'"):
-        storage.load_eigs(tmp_path / "a.pth")
+        records.load_eigs(tmp_path / "a.pth")
     with pytest.raises(InputError, match="no such folder: .*/absent"):
         storage.list_ids(tmp_path / "absent", ".pth")
 

@@ -143,16 +143,17 @@ def test_boxes_take_the_labels_of_the_maps_beside_them(tmp_path, arguments, expe
 
 
 def test_records_that_are_no_use_are_named(gallery, tmp_path):
-    no_segments = {"bboxes_original_resolution": [[0, 0, 1, 1]], "segment_indices": []}
-    torch.save([{"id": "image_00"}, {"id": "image_01", **no_segments}], tmp_path / "b.pth")
-    sources = load_sources(**flags(gallery, with_boxes=False), bbox_file=str(tmp_path / "b.pth"))
-    for image_id, message in [
-        ("image_00", "has no field 'bboxes_original_resolution'"),
-        ("image_01", "image_01 has 1 boxes, but 0 segments"),
-        ("image_02", "has no entry for image_02"),
+    for boxes, message in [
+        ({}, "has no field 'bboxes_original_resolution'"),
+        (
+            {"bboxes_original_resolution": [[0, 0, 1, 1]], "segment_indices": []},
+            "has 1 bboxes.*, 0 segment",
+        ),
+        ({"bboxes_original_resolution": [], "segment_indices": []}, "has no entry for image_02"),
     ]:
+        torch.save([{"id": "image_01", **boxes}], path := tmp_path / f"{len(boxes)}{len(message)}.pth")
         with pytest.raises(InputError, match=message):
-            sources.boxes(image_id)
+            load_sources(**flags(gallery, with_boxes=False), bbox_file=str(path)).boxes("image_02")
 
 
 def test_missing_label_maps_are_found_without_opening_any(gallery, monkeypatch):

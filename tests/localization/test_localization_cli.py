@@ -271,10 +271,10 @@ def test_features_that_lack_what_a_mode_reads(localization, samples):
     found = localization(*flags, "--dinoseg", fails=True)
     path = samples / "features" / "coffee.pth"
     assert found.summary["problems"]["coffee"] == (
-        f"{path} has no 'attn_cls': extract the features with --which_features k,attn_cls"
+        f"{path} has no features 'attn_cls'; extract them with --which_features attn_cls"
     )
     found = localization(*flags, "--which_features", "q", name="q", fails=True)
-    assert found.summary["problems"]["coffee"].startswith(f"{path} has no 'q'")
+    assert found.summary["problems"]["coffee"].startswith(f"{path} has no features 'q'")
 
 
 # --- running again, and from elsewhere ---

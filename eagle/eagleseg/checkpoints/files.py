@@ -198,10 +198,11 @@ def published_checkpoint(content: Mapping[str, Any], path: str | Path) -> dict[s
 def _sizes(model: Mapping[str, Tensor]) -> dict[str, int]:
     """Sizes that the tensors themselves tell: the hyper-parameters of a published file need not be those it holds."""
     sizes = {}
+    model = {name: value for name, value in model.items() if value.ndim > 1}
     if {"linear_probe.weight", "cluster_probe.clusters"} <= model.keys():
-        clusters, dim = model["cluster_probe.clusters"].shape
+        clusters, dim = model["cluster_probe.clusters"].shape[:2]
         sizes = {"dim": dim, "extra_clusters": clusters - len(model["linear_probe.weight"])}
     if "eigen_probe.clusters" in model:
-        count, width = model["eigen_probe.clusters"].shape
+        count, width = model["eigen_probe.clusters"].shape[:2]
         sizes |= {"eigen_cluster_out": count, "eigen_cluster": width + 1}
     return sizes

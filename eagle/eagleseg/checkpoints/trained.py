@@ -10,6 +10,7 @@ from eagleseg.checkpoints.files import is_published, published_checkpoint, read_
 from eagleseg.model.features import Featurizer
 from eagleseg.model.heads import EagleModel
 from spectralseg.errors import InputError
+from spectralseg.files.records import EAGLE, check
 from spectralseg.files.storage import field as field_of
 from spectralseg.models.backbones import HEADS, load_backbone
 from spectralseg.models.weights import load_into
@@ -94,7 +95,8 @@ def load_trained(path: str | Path, device: torch.device, weights: str | None = N
 def model_of(content: dict[str, Any], path: str | Path) -> EagleModel:
     """The model of a checkpoint's content, on the CPU; an :class:`InputError` says what the file lacks."""
     tensors, settings = field_of(content, "model", path), field_of(content, "settings", path)
-    lacking = [name for name in NEEDED if name not in tensors]
+    check(content, EAGLE, path, "take another checkpoint")
+    lacking = [name for name in NEEDED if name not in tensors or tensors[name].ndim < 2]
     if lacking:
         raise InputError(f"{path} is of another layout: it lacks {', '.join(lacking)}")
     missing = [name for name in ("backbone", *SIZES) if name not in settings]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from spectralseg.errors import InputError
 from spectralseg.files.images import patch_grid
-from spectralseg.files.storage import list_ids, load_eigs, load_features
+from spectralseg.files.records import load_eigs, load_features, patch_features
+from spectralseg.files.storage import list_ids
 from spectralseg.models.backbones import STATISTICS
 
 BLOCKS = (-3, -2, -1)  # whose keys EAGLE joins
@@ -20,7 +21,7 @@ def names(blocks: Sequence[int]) -> list[str]:
     return [f"k_block_{block}" for block in blocks] if len(blocks) > 1 else ["k"]
 
 
-def features_from_record(record: dict[str, Any]) -> Tensor:
+def features_from_record(record: dict[str, Any], path: Path) -> Tensor:
     """What the featurizer gives for an image, from a record of ``extract_features`` for the blocks -3, -2, -1.
 
     Returns
@@ -31,16 +32,18 @@ def features_from_record(record: dict[str, Any]) -> Tensor:
     Raises
     ------
     InputError
-        The record holds the keys of other blocks.
+        The record, of the file ``path``, holds the keys of other blocks.
     """
     wanted = ["k"] if record.get("model_name") in STATISTICS else names(BLOCKS)
     missing = [name for name in wanted if name not in record]
     if missing:
         raise InputError(
-            f"the features of '{record.get('id')}' lack {', '.join(missing)}: extract_features --which_block=-3,-2,-1"
+            f"{path}: the features of '{record.get('id')}' lack {', '.join(missing)}: extract_features"
+            " --which_block=-3,-2,-1"
         )
     rows, columns = patch_grid(record["shape"][-2], record["shape"][-1], record["patch_size"])
-    return torch.cat([record[name][0] for name in wanted], dim=-1).float().mT.unflatten(-1, (rows, columns))
+    keys = [patch_features(record, name, path)[0] for name in wanted]
+    return torch.cat(keys, dim=-1).float().mT.unflatten(-1, (rows, columns))
 
 
 class Records:
@@ -99,10 +102,7 @@ class FeatureRecords(Records):
         self._check_view(record, path, image)
         if record["patch_size"] != self.patch_size:
             raise InputError(f"{path} has patches of {record['patch_size']} pixels; patch_size is {self.patch_size}")
-        try:
-            return features_from_record(record).float()
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        return features_from_record(record, path)
 
     def require_backbone(self, image_id: str, model_name: str, weights: str) -> None:
         """Raise an :class:`InputError` where an image's record tells of another backbone than this one."""
@@ -143,6 +143,4 @@ class EigenvectorRecords(Records):
                 f"{path} has eigenvectors of {vectors.shape[1]} cells; {side}x{side} patches of {self.patch_size}"
                 " pixels are needed (no --image_downsample_factor)"
             )
-        if not torch.isfinite(vectors).all():
-            raise InputError(f"{path} holds NaN or infinite values")
         return vectors[1 : self.count].reshape(self.count - 1, side, side)

@@ -21,15 +21,17 @@ from eagleseg.losses.step import EagleStep, total_loss
 from eagleseg.model.features import Featurizer, features_of_views
 from eagleseg.model.heads import EagleModel
 from eagleseg.training.report import figures, report
-from eagleseg.training.run_folder import LOGS, RunFolder
+from eagleseg.training.run_folder import LAST, LOGS, RunFolder
 from eagleseg.training.settings import DTYPES, TrainSettings
 from eagleseg.training.validation import validate
 from spectralseg.errors import InputError
 from spectralseg.models.backbones import Backbone, load_backbone
+from spectralseg.models.weights import load_into
 from spectralseg.progress import progress_bar
 from spectralseg.running.launching import make_accelerator, start_asked_processes
 from spectralseg.training.batches import Batches, check_batch_size, read_batches
 from spectralseg.training.logs import Log
+from spectralseg.training.run_folder import restore_optimizer
 
 CHECKPOINT_FORMAT = "eagle 1"
 PROBES = ("linear", "cluster")  # terms that train the probes only, the first of them on labels
@@ -89,8 +91,8 @@ class _Training:
         self.step = self.first_step = 0 if state is None else int(state["step"])
         self.losses: list[float] = [] if state is None else state["losses"]  # unsupervised, since the last validation
         if state is not None:
-            self.model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
+            load_into(self.model, state["model"], run.path / LAST)
+            restore_optimizer(optimizer, state["optimizer"], run.path / LAST)
         self.losses_of, self.optimizer = accelerator.prepare(EagleStep(self.model, settings), optimizer)
 
     def run_to_the_end(self) -> None:

@@ -19,8 +19,17 @@ from PIL import Image
 
 from eagleseg.checkpoints.files import load_checkpoint, save_checkpoint
 from eagleseg.training.settings import TrainSettings
-from spectralseg.errors import InputError
-from spectralseg.files.storage import atomic_write, load_json, make_folder, remove, save_json, save_picture
+from spectralseg.files.records import EAGLE_RUN, METRICS_LINE, check
+from spectralseg.files.storage import (
+    DAMAGED,
+    atomic_write,
+    load_json,
+    make_folder,
+    parse_json,
+    remove,
+    save_json,
+    save_picture,
+)
 from spectralseg.training.run_folder import make_ready, refuse_another_run
 
 SETTINGS, LAST, BEST, METRICS, PICTURES, LOGS = (
@@ -53,6 +62,7 @@ class RunFolder:
         self.ranking: list[tuple[float, int]] = []  # (value of select_by, step) of the checkpoints kept, best first
         before = None if settings.overwrite else load_json(path / SETTINGS)
         if before is not None:
+            before = check(before, dict, path / SETTINGS, DAMAGED)
             advice = "choose another experiment_name, or overwrite=true"
             refuse_another_run(path, before, self.identity, advice)
 
@@ -67,7 +77,7 @@ class RunFolder:
         path = self.path / LAST
         if self.settings.overwrite or not path.exists():
             return None
-        state = load_checkpoint(path)
+        state = check(load_checkpoint(path), EAGLE_RUN, path, "start anew with overwrite=true")
         self.ranking = [(float(value), int(step)) for value, step in state["ranking"].get(self.settings.select_by, [])]
         return state
 
@@ -117,10 +127,8 @@ class RunFolder:
         path = self.path / METRICS
         if not path.exists():
             return []
-        try:
-            return [json.loads(line) for line in path.read_text().splitlines()]
-        except ValueError:
-            raise InputError(f"{path} is damaged; delete it and go on") from None
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [check(parse_json(line, path), METRICS_LINE, path, DAMAGED) for line in lines]
 
     def save_picture(self, name: str, picture: Image.Image) -> None:
         """Write pictures/<name>.png."""

@@ -15,7 +15,8 @@ from torch import Tensor
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_image, load_image, to_tensor
 from spectralseg.files.label_maps import infer_grid, load_labels
-from spectralseg.files.storage import field, load_features, load_list, paired_ids, require_partner
+from spectralseg.files.records import load_features, load_list
+from spectralseg.files.storage import paired_ids, require_partner
 from spectralseg.mathematics.clusters import cluster_features
 from spectralseg.mathematics.regions import segment_boxes
 from spectralseg.models.backbones import load_backbone
@@ -98,7 +99,7 @@ def extract_bbox_features(
     where = device_or_processes(device, multiprocessing)
     if not Path(images_root).is_dir():
         raise InputError(f"no such images_root: {images_root}")
-    by_id = {record["id"]: record for record in load_list(bbox_file)}
+    by_id = {record["id"]: record for record in load_list(bbox_file, ["bboxes_original_resolution"])}
     backbone = (model_name, weights, dtype, where)
     arguments = {"model_name": model_name, "weights": _extractor(*backbone).backbone.weights, "dtype": dtype}
     arguments["bboxes"] = describe_file(bbox_file)
@@ -107,7 +108,7 @@ def extract_bbox_features(
         return
     records, at_once = [by_id[image_id] for image_id in sorted(by_id)], 1 if where.type == "cpu" else GPU_BATCH
     parts = (records[start : start + at_once] for start in range(0, len(records), at_once))
-    work = functools.partial(_describe, images_root, bbox_file, backbone)
+    work = functools.partial(_describe, images_root, backbone)
     described = itertools.chain.from_iterable(stream(work, parts, multiprocessing))
     done = []
     for image_id, features in zip(stage.track(by_id), described, strict=True):
@@ -125,16 +126,15 @@ def _extractor(model_name: str, weights: str | None, dtype: str, device: torch.d
 
 
 def _describe(
-    images_root: str, bbox_file: str, backbone: tuple[str, str | None, str, torch.device], records: list[dict[str, Any]]
+    images_root: str, backbone: tuple[str, str | None, str, torch.device], records: list[dict[str, Any]]
 ) -> list[np.ndarray | InputError]:
     """Features of the boxes of some images, (N, D) each; arrays, which are sent from process to process as they are."""
     extractor = _extractor(*backbone)
     crops: list[list[Tensor] | InputError] = []
     for record in records:
         try:
-            boxes = field(record, "bboxes_original_resolution", bbox_file)
             image = load_image(find_image(images_root, record["id"]))
-            crops.append(cut_boxes(image, boxes, extractor.backbone.patch_size))
+            crops.append(cut_boxes(image, record["bboxes_original_resolution"], extractor.backbone.patch_size))
         except InputError as error:
             crops.append(error)
     features = iter(crop_features(extractor, [one for one in crops if isinstance(one, list)], backbone[-1]))
@@ -183,13 +183,13 @@ def extract_bbox_clusters(
     overwrite: bool = False,
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
-    records = load_list(bbox_features_file)
+    records = load_list(bbox_features_file, ["features"])
     arguments = {"num_clusters": num_clusters, "seed": seed, "pca_dim": pca_dim}
     arguments["bbox_features"] = describe_file(bbox_features_file)
     stage = FileStage("extract_bbox_clusters", output_file, arguments, overwrite)
     if stage.is_done():
         return
-    features = [np.asarray(field(record, "features", bbox_features_file)) for record in records]
+    features = [np.asarray(record["features"]) for record in records]
     filled = [array for array in features if len(array)]
     if not filled:
         raise InputError(f"{bbox_features_file} holds no box at all")

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from spectralseg.errors import InputError
 from spectralseg.files.images import VIEW, find_image, load_image, patch_grid, view_of
-from spectralseg.files.storage import compact, list_ids, load_features, save_record
+from spectralseg.files.records import load_features, patch_features
+from spectralseg.files.storage import compact, list_ids, save_record
 from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
 from spectralseg.mathematics.eigen import AFFINITIES, LOCAL, MATRICES, SOLVERS, spectral_eigenvectors
 from spectralseg.running.batches import run_in_batches
@@ -106,17 +107,10 @@ def load_problem(images_root: Path, features_dir: Path, settings: EigenSettings,
     """
     path = features_dir / f"{image_id}.pth"
     record = load_features(path)
-    features = record.get(settings.which_features)
-    if not isinstance(features, Tensor):
-        raise InputError(f"{path} has no features '{settings.which_features}'; extract them with --which_features")
+    features = patch_features(record, settings.which_features, path)
     _, _, height, width = record["shape"]
     patch_size = record["patch_size"]
     grid = patch_grid(height, width, patch_size)
-    if features.ndim != 3 or features.shape[:2] != (1, grid[0] * grid[1]):
-        raise InputError(
-            f"{path}: features of shape {tuple(features.shape)} do not fit {grid[0]}x{grid[1]} patches of an image of "
-            f"{width}x{height} pixels"
-        )
     step = settings.image_downsample_factor or patch_size
     covered = (grid[0] * patch_size, grid[1] * patch_size)
     new_grid = (covered[0] // step, covered[1] // step)

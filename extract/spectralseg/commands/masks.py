@@ -10,7 +10,8 @@ from threadpoolctl import threadpool_limits
 from spectralseg.errors import InputError
 from spectralseg.files.images import patch_grid
 from spectralseg.files.label_maps import MASK_FORMATS, SOFT, infer_grid, save_labels, save_mask, save_soft
-from spectralseg.files.storage import cell_colours, load_eigs, load_features, paired_ids, require_partner
+from spectralseg.files.records import cell_colours, load_eigs, load_features, patch_features
+from spectralseg.files.storage import paired_ids, require_partner
 from spectralseg.mathematics.ranking import FOREGROUNDS, object_map, otsu_threshold, probability
 from spectralseg.mathematics.regions import background_first, eigengap_segments, kmeans_segments
 from spectralseg.running.stage import Stage, check_origin, provenance
@@ -109,8 +110,9 @@ def _multi_region(
     adaptive = settings.adaptive
     count = eigengap_segments(eigs["eigenvalues"].numpy()) if adaptive else settings.non_adaptive_num_segments
     if settings.kmeans_baseline:
-        features = load_features(features_dir / f"{image_id}.pth")
-        points = features["k"].squeeze(0).float().numpy()
+        path = features_dir / f"{image_id}.pth"
+        features = load_features(path)
+        points = patch_features(features, "k", path)[0].float().numpy()
         height, width = features["shape"][2:]
         grid = patch_grid(height, width, features["patch_size"])
     else:

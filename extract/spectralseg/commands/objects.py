@@ -2,7 +2,6 @@
 
 import functools
 import math
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,9 +17,11 @@ from spectralseg.commands.eigs import GPU_BATCH_CELLS
 from spectralseg.errors import InputError
 from spectralseg.files.images import load_image, patch_grid, read_images_list
 from spectralseg.files.label_maps import enlarge_mask, upscale_labels
-from spectralseg.files.storage import list_ids, load_features, load_json, save_json
+from spectralseg.files.records import OBJECTS, check, load_features, patch_features
+from spectralseg.files.storage import DAMAGED, list_ids, load_json, save_json
 from spectralseg.mathematics.crf import BACKENDS
 from spectralseg.mathematics.objects import MASKCUT_CRF, METHODS, Part, distinct, find_parts, sharpen_masks
+from spectralseg.progress import say
 from spectralseg.running.batches import run_in_batches
 from spectralseg.running.devices import device_or_processes, keep_freed_memory, require_memory
 from spectralseg.running.stage import Stage, provenance, rank_and_world_size
@@ -74,10 +75,7 @@ def extract_objects(
         run_in_batches(stage, pending, read, lambda item: (item.features.shape, item.grid), _at_once, find)
     absent = [image_id for image_id in files if not stage.output(image_id).exists()]
     if rank_and_world_size()[1] > 1 and absent:
-        print(
-            f"extract_objects: {len(absent)} images are other processes' work; the last to end writes {ALL}",
-            file=sys.stderr,
-        )
+        say(f"extract_objects: {len(absent)} images are other processes' work; the last to end writes {ALL}")
     else:
         save_json(stage.folder / ALL, _collected(stage, sorted(set(files) - set(absent))), indent=None)
     stage.finish()
@@ -103,11 +101,9 @@ def _read(
     record = load_features(path)
     if record.get("center_crop") is not None:
         raise InputError(f"{path} was made with --center_crop, so that it does not see the whole image")
-    features = record.get(settings.which_features)
+    features = patch_features(record, settings.which_features, path)
     _, _, height, width = record["shape"]
     grid = patch_grid(height, width, record["patch_size"])
-    if not isinstance(features, Tensor) or features.shape[:2] != (1, math.prod(grid)):
-        raise InputError(f"{path} has no features '{settings.which_features}' of {grid[0]}x{grid[1]} patches")
     require_memory(math.prod(grid), BYTES_PER_PAIR, "extract the features with --resize, or with a larger patch size")
     photograph = load_image(images_root / files[image_id])
     picture = load_image(images_root / files[image_id], record["resize"]) if record.get("resize") else photograph
@@ -175,7 +171,8 @@ def _collected(stage: Stage, ids: list[str]) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, image_id in zip(numbers, ids, strict=True):
-        record = load_json(stage.output(image_id))
+        path = stage.output(image_id)
+        record = check(load_json(path), OBJECTS, path, DAMAGED)
         images.append({"id": number, "file_name": record["file"], "width": record["width"], "height": record["height"]})
         for entry in record["objects"]:
             annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": 1, **entry})

@@ -11,7 +11,8 @@ import torch
 from spectralseg.errors import InputError
 from spectralseg.files.images import load_image, read_images_list
 from spectralseg.files.label_maps import MASK_FORMATS, load_labels, load_soft, save_labels, save_mask, upscale_labels
-from spectralseg.files.storage import field, list_ids, load_list
+from spectralseg.files.records import load_list
+from spectralseg.files.storage import list_ids
 from spectralseg.mathematics.clusters import semantic_map
 from spectralseg.mathematics.crf import CrfSettings, dense_crf, sharpen_soft
 from spectralseg.running.batches import run_in_batches
@@ -30,13 +31,8 @@ def extract_semantic_segmentations(
     overwrite: bool = False,
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
-    clusters = {}
-    for record in load_list(bbox_clusters_file):
-        labels = field(record, "segment_indices", bbox_clusters_file)
-        clusters[record["id"]] = (
-            [int(label) for label in labels],
-            [int(cluster) for cluster in field(record, "clusters", bbox_clusters_file)],
-        )
+    records = load_list(bbox_clusters_file, ["segment_indices", "clusters"])
+    clusters = {record["id"]: (record["segment_indices"], record["clusters"]) for record in records}
     arguments = {"cluster_offset": cluster_offset, "bbox_clusters": describe_file(bbox_clusters_file)}
     stage = Stage("extract_semantic_segmentations", output_dir, ".png", arguments, overwrite)
     ids = sorted({*list_ids(segmentations_dir, ".png"), *clusters})

@@ -12,8 +12,10 @@ import numpy as np
 from spectralseg.errors import InputError
 from spectralseg.files.images import read_images_list
 from spectralseg.files.label_maps import load_labels
-from spectralseg.files.storage import field, load_list
+from spectralseg.files.records import load_list
 from spectralseg.running.stage import DESCRIPTION_FILE, describe
+
+DRAWN = ("bboxes_original_resolution", "segment_indices")
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,10 @@ class Sources:
         if image_id not in self.records:
             raise InputError(f"{self.bbox_file} has no entry for {image_id}")
         record = self.records[image_id]
-        corners = np.asarray(field(record, "bboxes_original_resolution", self.bbox_file), dtype=float).reshape(-1, 4)
-        segments = [int(label) for label in field(record, "segment_indices", self.bbox_file)]
-        clusters = [int(cluster) for cluster in record["clusters"]] if "clusters" in record else [None] * len(segments)
-        if not len(corners) == len(segments) == len(clusters):
-            raise InputError(f"{self.bbox_file}: {image_id} has {len(corners)} boxes, but {len(segments)} segments")
+        corners, segments = (record[name] for name in DRAWN)
+        clusters = record.get("clusters", [None] * len(segments))
         boxes = []
-        for box, segment, cluster in zip(corners.tolist(), segments, clusters, strict=True):
+        for box, segment, cluster in zip(corners, segments, clusters, strict=True):
             label = segment if cluster is None or self.cluster_offset is None else cluster + self.cluster_offset
             text = f"{segment}" if cluster is None else f"{segment}, cluster {cluster}"
             boxes.append(Box(tuple(box), text, label % 256))
@@ -141,7 +140,7 @@ def _load_sources(images_list: str, root: Path, folder: Path, bbox_file: str | N
     return Sources(
         photographs={image_id: root / name for image_id, name in files.items()},
         label_maps={image_id: folder / f"{image_id}.png" for image_id in files},
-        records=None if bbox_file is None else {record["id"]: record for record in load_list(bbox_file)},
+        records=None if bbox_file is None else {record["id"]: record for record in load_list(bbox_file, DRAWN)},
         bbox_file=bbox_file or "",
         cluster_offset=_cluster_offset(describe(folder)),
     )

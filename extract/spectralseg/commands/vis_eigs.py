@@ -11,9 +11,10 @@ from PIL import Image
 from spectralseg.drawing.page import Card, write_page
 from spectralseg.drawing.pictures import attention_picture, contact_sheet, eigenvector_picture, fit_height
 from spectralseg.errors import InputError
-from spectralseg.files.images import find_image, load_image, read_images_list, view_of
+from spectralseg.files.images import find_image, load_image, patch_grid, read_images_list, view_of
 from spectralseg.files.label_maps import infer_grid
-from spectralseg.files.storage import list_ids, load_eigs, load_features, save_picture
+from spectralseg.files.records import load_eigs, load_features, patch_features
+from spectralseg.files.storage import list_ids, save_picture
 from spectralseg.progress import progress_bar, say
 from spectralseg.running.stage import Stage, provenance
 from spectralseg.settings import check_range
@@ -141,10 +142,7 @@ def _grid_and_step(
     """(rows, columns) and pixels per cell: as recorded, else from the features' patches, else from the image's size."""
     cells = record["eigenvectors"].shape[1]
     if "grid" in record and "step" in record:
-        grid, step = record["grid"], int(record["step"])
-        if grid[0] * grid[1] != cells:
-            raise InputError(f"{path}: {cells} values per eigenvector do not fit its grid of {grid[0]} x {grid[1]}")
-        return grid, step
+        return record["grid"], record["step"]
     if "patch_size" in features:
         step = features["patch_size"]
         grid = (image.height // step, image.width // step)
@@ -157,11 +155,9 @@ def _attention(
     features: dict[str, Any], image: Image.Image, size: tuple[int, int], scale: float, path: Path | None
 ) -> Image.Image:
     patch_size = features["patch_size"]
-    grid = (image.height // patch_size, image.width // patch_size)
-    try:
-        return attention_picture(features["attn_cls"].float().numpy(), grid, size, patch_size * scale)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+    grid = patch_grid(features["shape"][2], features["shape"][3], patch_size)
+    attention = patch_features(features, "attn_cls", str(path)).float().numpy()
+    return attention_picture(attention, grid, size, patch_size * scale)
 
 
 def _notes(view: dict[str, Any], image: Image.Image, grid: tuple[int, int], step: int) -> dict[str, object]:

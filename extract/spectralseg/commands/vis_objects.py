@@ -12,6 +12,7 @@ from spectralseg.drawing.page import Card, write_page
 from spectralseg.drawing.pictures import draw_outlines
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_image, load_image
+from spectralseg.files.records import OBJECTS_FILE, check
 from spectralseg.files.storage import load_json, make_folder
 from spectralseg.progress import progress_bar
 from spectralseg.settings import check_range
@@ -26,8 +27,7 @@ def vis_objects(objects_file: str, images_root: str, output_dir: str, limit: int
     content = load_json(Path(objects_file))
     if content is None:
         raise InputError(f"no such objects_file: {objects_file}")
-    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
-        raise InputError(f"{objects_file} is no file of objects: it has no list of 'images' and 'annotations'")
+    content = check(content, OBJECTS_FILE, objects_file, "name the objects.json of extract_objects")
     if not Path(images_root).is_dir():
         raise InputError(f"no such images_root: {images_root}")
     own: dict[int, list[dict[str, Any]]] = {}

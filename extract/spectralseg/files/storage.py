@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,10 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from spectralseg.errors import InputError, OutputError, some_of
-from spectralseg.files.inert import read_inert
+from spectralseg.files.inert import DEEPEST, read_inert
 
 LAB_GRAPH = "lab_graph"  # the model whose features are colours
 TEMPORARY_SUFFIX = ".tmp"
+DAMAGED = "delete it if it is damaged"
 
 
 @contextlib.contextmanager
@@ -98,11 +99,31 @@ def save_json(path: str | Path, content: Any, indent: int | None = 2) -> None:
 def load_json(path: Path) -> Any:
     """The content of a JSON file, or None where there is no file; an :class:`InputError` if it is damaged."""
     try:
-        return json.loads(path.read_text())
+        return parse_json(path.read_text(encoding="utf-8"), path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); delete it if it is damaged") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}); {DAMAGED}") from None
+
+
+def parse_json(text: str, path: str | Path, **options: Any) -> Any:
+    """The content of JSON that stands in the file ``path``; an :class:`InputError` if it is none, or nested too deep.
+
+    ``options`` are those of :func:`json.loads`.
+    """
+    try:
+        level = [content := json.loads(text, **options)]
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error}); {DAMAGED}") from None
+    for _ in range(DEEPEST):
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return content
+    raise InputError(f"{path} cannot be read (more than {DEEPEST} levels of brackets); {DAMAGED}")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def save_picture(path: str | Path, picture: Image.Image, **options: Any) -> None:
@@ -161,66 +182,6 @@ def field(record: dict[str, Any], name: str, path: str | Path) -> Any:
     return record[name]
 
 
-def load_features(path: str | Path) -> dict[str, Any]:
-    """Read a features record; ours or the published code's.
-
-    Returns
-    -------
-    dict
-        ``id`` (str), ``file`` (str), ``shape`` (1, 3, H, W) of the image in pixels before cropping, ``patch_size``
-        (int), ``model_name`` (str), ``indices`` (int), and the features, each (1, T, D): ``k``, ...
-    """
-    record = load_record(path)
-    record.setdefault("id", Path(path).stem)
-    for name in ("shape", "patch_size"):
-        field(record, name, path)
-    record["shape"] = tuple(int(side) for side in record["shape"])
-    record["patch_size"] = int(record["patch_size"])
-    if "indices" in record:  # the published code stores a tensor with one element
-        record["indices"] = int(record["indices"])
-    if isinstance(record.get("file"), list | tuple):
-        record["file"] = record["file"][0]
-    if isinstance(record["id"], list | tuple):
-        record["id"] = record["id"][0]
-    return record
-
-
-def load_eigs(path: str | Path) -> dict[str, Any]:
-    """Read an eigenvectors record; ours or the published code's (``eigenvalues`` and ``eigenvectors`` alone).
-
-    Returns
-    -------
-    dict
-        ``eigenvalues`` (K,) and ``eigenvectors`` (K, T') as float32 tensors, ``id`` (str); when our stage wrote it
-        also ``shape`` (1, 3, H, W), ``grid`` (rows, columns), ``step`` (pixels per cell), ``which_matrix``. For
-        records without them :func:`spectralseg.files.label_maps.infer_grid` finds grid and step from the image size.
-    """
-    record = load_record(path)
-    record.setdefault("id", Path(path).stem)
-    values = torch.as_tensor(field(record, "eigenvalues", path)).float().flatten()
-    vectors = torch.as_tensor(field(record, "eigenvectors", path)).float()
-    if vectors.ndim != 2 or len(vectors) != len(values):
-        raise InputError(
-            f"{path}: eigenvectors of shape {tuple(vectors.shape)} do not fit {len(values)} eigenvalues, (K, T) does"
-        )
-    record["eigenvalues"], record["eigenvectors"] = values, vectors
-    if "grid" in record:
-        record["grid"] = tuple(int(side) for side in record["grid"])
-    if "shape" in record:
-        record["shape"] = tuple(int(side) for side in record["shape"])
-    return record
-
-
-def cell_colours(record: dict[str, Any], grid: tuple[int, int]) -> Tensor | None:
-    """Colours (T, 3), CIELAB / 100, of a features record of ``lab_graph`` on ``grid``; None of other backbones."""
-    if record.get("model_name") != LAB_GRAPH:
-        return None
-    colours = field(record, "k", record["id"])[0].float()
-    if colours.shape != (grid[0] * grid[1], 3):
-        raise InputError(f"colours of {len(colours)} cells do not fit a grid of {grid[0]}x{grid[1]}")
-    return colours
-
-
 def compact(tensor: Tensor) -> Tensor:
     """A contiguous CPU copy that shares no storage: a saved view would drag its whole parent into the file."""
     return tensor.detach().cpu().contiguous().clone()
@@ -235,16 +196,6 @@ def list_ids(folder: str | Path, suffix: str) -> list[str]:
     if not ids:
         raise InputError(f"no *{suffix} file in {folder}: run the stage before this one first")
     return ids
-
-
-def load_list(path: str | Path) -> list[dict[str, Any]]:
-    """Read a file that holds a list of records (boxes, their features or clusters), each with an ``id``."""
-    records = load_pth(path)
-    if not isinstance(records, list) or not all(isinstance(record, dict) and "id" in record for record in records):
-        raise InputError(f"{path} holds no list of records with ids, as extract_bboxes writes")
-    if not records:
-        raise InputError(f"{path} holds an empty list")
-    return records
 
 
 def paired_ids(first: str | Path, second: str | Path, suffixes: tuple[str, str] = (".pth", ".pth")) -> list[str]:

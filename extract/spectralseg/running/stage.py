@@ -21,7 +21,8 @@ from tqdm import tqdm
 from spectralseg import __version__
 from spectralseg.errors import ImagesFailed, InputError, some_of
 from spectralseg.files.names import check_id
-from spectralseg.files.storage import load_json, make_folder, remove, remove_leftovers, save_json, save_record
+from spectralseg.files.records import STAGE, check, check_arguments
+from spectralseg.files.storage import DAMAGED, load_json, make_folder, remove, remove_leftovers, save_json, save_record
 from spectralseg.progress import progress_bar, say
 from spectralseg.running.devices import integer_variable
 from spectralseg.running.workers import attempt, map_processes
@@ -68,10 +69,9 @@ def describe(folder: str | Path, name: str = DESCRIPTION_FILE) -> dict[str, Any]
     """The ``stage.json`` of a folder, or None where there is none."""
     path = Path(folder) / name
     description = load_json(path)
-    if description is None:
-        return None
-    if not isinstance(description, dict) or not isinstance(description.get("arguments"), dict):
-        raise InputError(f"{path} tells no arguments of a stage; delete it if it is damaged")
+    if description is not None:
+        description = check(description, STAGE, path, DAMAGED)
+        check_arguments(description["arguments"], f"{path}: arguments")
     return description
 
 
@@ -286,7 +286,7 @@ class FileStage:
         if not self.path.exists() or self.overwrite:
             return False
         description = describe(self.path.parent, self._description_name())
-        if description is None or description["command"] != self.command:
+        if description is None or description.get("command") != self.command:
             difference = "nothing tells how it was made"
         else:
             difference = differences(description["arguments"], self.arguments)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch.optim import Optimizer
+
 from spectralseg.errors import InputError
 from spectralseg.files.storage import make_folder, remove, remove_leftovers
 from spectralseg.running.stage import differences
@@ -14,6 +16,25 @@ def refuse_another_run(folder: Path, before: dict[str, Any], now: dict[str, Any]
     """Raise an :class:`InputError` that names the settings that differ, and ends with the advice, if any does."""
     if difference := differences(before, now):
         raise InputError(f"{folder} holds a training, but {difference}; {advice}")
+
+
+def restore_optimizer(optimizer: Optimizer, state: dict[str, Any], path: Path) -> None:
+    """Give an Adam the state of another in the checkpoint ``path``; an :class:`InputError` where it does not fit."""
+    own = [dict(group) for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state)
+        for before, now in zip(own, optimizer.param_groups, strict=True):
+            now.update({name: value for name, value in before.items() if name != "params"})  # settings are this run's
+            for parameter in before["params"]:
+                kept = optimizer.state[parameter]
+                if kept == {}:
+                    continue
+                fits = all(bool(value.isfinite().all()) for value in kept.values()) and float(kept["step"]) >= 0
+                if not fits or {kept[name].shape for name in ("exp_avg", "exp_avg_sq")} != {parameter.shape}:
+                    raise ValueError
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError):
+        remedy = "start anew: overwrite=true"
+        raise InputError(f"{path} holds an optimizer's state that does not fit this run; {remedy}") from None
 
 
 def make_ready(folder: Path, goes_on: bool, last: str, others: Sequence[str]) -> None:
