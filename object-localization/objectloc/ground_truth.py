@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from objectloc.coco import boxes_by_image, coco20k_names, load_coco20k, read_coco_boxes
 from objectloc.options import DataOptions
 from objectloc.tables import SIDES, read_table
 from spectralseg.errors import InputError
-from spectralseg.files.images import by_id, find_image, first_words, list_images
+from spectralseg.files.images import by_id, find_image, first_words, list_images, open_picture
 from spectralseg.files.names import check_entry
 
 VOC_FOLDERS = {"VOC07": ("VOC2007", "VOCdevkit", "VOC2007"), "VOC12": ("VOC2012", "VOCdevkit", "VOC2012")}
@@ -200,14 +199,9 @@ def upright_size(path: Path) -> tuple[int, int]:
     InputError
         The file is absent or no image.
     """
-    try:
-        with Image.open(path) as file:
-            width, height = file.size
-            turned = file.getexif().get(EXIF_ORIENTATION) in EXIF_TURNED
-    except FileNotFoundError:
-        raise InputError(f"no such image: {path}") from None
-    except Exception as error:  # Pillow's decoders raise many types
-        raise InputError(f"{path} cannot be read as an image: {error}") from None
+    with open_picture(path) as file:
+        width, height = file.size
+        turned = file.getexif().get(EXIF_ORIENTATION) in EXIF_TURNED
     return (width, height) if turned else (height, width)
 
 

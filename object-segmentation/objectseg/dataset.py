@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spectralseg.errors import InputError, check_choice
-from spectralseg.files.images import EXTENSIONS, find_images, load_image
+from spectralseg.files.images import EXTENSIONS, find_images, load_image, open_picture
 from spectralseg.files.label_maps import ENLARGE, load_labels, stretch_labels, upscale_labels
 
 Mask = NDArray[np.bool_]
@@ -115,11 +115,8 @@ def read_soft(
 
     The other arguments as for :func:`read_prediction`.
     """
-    try:
-        with Image.open(path) as file:
-            mode, values = file.mode, np.array(file)
-    except Exception as error:  # Pillow's decoders raise many types
-        raise InputError(f"{path} cannot be read as a soft map: {error}") from None
+    with open_picture(path, "a soft map") as file:
+        mode, values = file.mode, np.array(file)
     largest = 255 if mode == "L" else 65535
     if mode != "L" and not mode.startswith("I"):
         raise InputError(f"{path} is a picture of mode {mode}; a soft map is a grey PNG of 8 or 16 bits")

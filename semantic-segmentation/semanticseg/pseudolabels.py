@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,7 +15,7 @@ from semanticseg.matches import UNMATCHED
 from semanticseg.settings import Data
 from spectralseg.commands.semantic import SharpenSettings, extract_crf_segmentations
 from spectralseg.errors import InputError, check_choice
-from spectralseg.files.images import first_words, load_image
+from spectralseg.files.images import first_words, load_image, open_picture
 from spectralseg.files.label_maps import ENLARGE, STEPS, find_step, load_labels, stretch_labels, upscale_labels
 from spectralseg.files.storage import atomic_write, make_folder
 
@@ -228,7 +227,7 @@ def sharpen(
         A label map cannot be sharpened, or ``output_dir`` holds others.
     """
     first = pair(ids[:1], images, None, segments_dir)[0]
-    with Image.open(first.image) as image:
+    with open_picture(first.image) as image:
         width, height = image.size
     shape = load_labels(first.segments).shape
     step = 16 if shape == (height, width) else patch_step(shape, height, width, first.segments)

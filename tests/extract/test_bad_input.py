@@ -41,7 +41,8 @@ def mixed(tmp_path):
     image.crop((0, 0, 1, 1)).save(folder / "pixel.png")
     image.crop((0, 0, 80, 15)).save(folder / "flat.png")
     Image.new("1", (20000, 10000)).save(folder / "bomb.png")  # 27 kB that would become 600 MB of pixels
-    reasons = dict.fromkeys([*broken, "bomb.png"], "cannot be read as an image")
+    reasons = dict.fromkeys(broken, "cannot be read as an image")
+    reasons["bomb.png"] = "it has more than 64000000 pixels; make it smaller, or set SPECTRALSEG_MAX_PIXELS"
     reasons["pixel.png"] = "an image of 1x1 pixels is smaller than one patch of 16 pixels"
     reasons["flat.png"] = "an image of 80x15 pixels is smaller than one patch of 16 pixels"
     return folder, good, reasons

@@ -22,6 +22,7 @@ from spectralseg.files.images import (
     to_tensor,
     view,
 )
+from spectralseg.files.label_maps import load_labels
 
 RED, BLUE, GREEN, WHITE = (255, 0, 0), (0, 0, 255), (0, 128, 0), (255, 255, 255)
 
@@ -219,6 +220,7 @@ def test_files_that_are_no_images(tmp_path):
     contents = {
         "empty.jpg": b"",
         "text.jpg": b"not an image\n",
+        "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",  # Pillow knows it
         "cut.png": (tmp_path / "whole.png").read_bytes()[:-200],
         "cut.jpg": (tmp_path / "whole.jpg").read_bytes()[:-200],
         "header.jpg": (tmp_path / "whole.jpg").read_bytes()[:20],
@@ -232,6 +234,20 @@ def test_files_that_are_no_images(tmp_path):
         load_image(tmp_path / "absent.jpg")
     with pytest.raises(InputError, match="cannot be read"):
         load_image(tmp_path)
+
+
+@pytest.mark.parametrize("limit", ["100", "0", "1e9", "999999999999"])
+def test_pixels_are_counted_before_decoding(limit, tmp_path, monkeypatch):
+    picture(0, 10, 10).save(tmp_path / "x.png")
+    Image.new("L", (1, 101)).save(tmp_path / "y.png")
+    assert load_image(tmp_path / "y.png").size == (1, 101)
+    monkeypatch.setenv("SPECTRALSEG_MAX_PIXELS", limit)
+    if limit == "100":
+        assert load_image(tmp_path / "x.png").size == (10, 10)
+    expected = {"100": "it has more than 100 pixels; make it smaller, or set SPECTRALSEG_MAX_PIXELS$"}
+    for read in (load_image, load_labels):
+        with pytest.raises(InputError, match=expected.get(limit, "give a whole number from 1 to 178956970$")):
+            read(tmp_path / "y.png")
 
 
 def test_tensor_is_rgb_in_0_1():

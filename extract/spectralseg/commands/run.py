@@ -16,7 +16,7 @@ from spectralseg.commands.vis_eigs import Sources, load_card
 from spectralseg.drawing.page import Card, write_page
 from spectralseg.drawing.pictures import fit_height
 from spectralseg.errors import ImagesFailed, InputError, some_of
-from spectralseg.files.images import EXTENSIONS, list_images, load_image, reduce_to
+from spectralseg.files.images import EXTENSIONS, list_images, load_image, open_picture, reduce_to
 from spectralseg.files.label_maps import (
     MASK_FORMATS,
     SOFT,
@@ -265,7 +265,7 @@ def _cut_out(
     photographs: dict[str, str], root: Path, folders: Folders, source: Path, patch_size: int, image_id: str
 ) -> None:
     photograph = load_image(root / photographs[image_id])
-    with Image.open(folders.images / f"{image_id}.png") as working_copy:
+    with open_picture(folders.images / f"{image_id}.png") as working_copy:
         width, height = working_copy.size
     mask = upscale_labels(load_labels(source / f"{image_id}.png"), height, width, patch_size)
     alpha = Image.fromarray(enlarge_mask(mask > 0, photograph.size) * np.uint8(255))
@@ -322,8 +322,8 @@ def _card(image_id: str, result: dict[str, Any], folders: Folders, sources: Sour
     card = load_card(image_id, sources, THUMBNAIL_HEIGHT)
     size = card.panels[0][1].size
     with (
-        Image.open(folders.masks / f"{image_id}.png") as mask,
-        Image.open(folders.cutouts / f"{image_id}.png") as cutout,
+        open_picture(folders.masks / f"{image_id}.png") as mask,
+        open_picture(folders.cutouts / f"{image_id}.png") as cutout,
     ):
         panels = [("mask", mask.resize(size)), ("cut-out", cutout.resize(size, Image.Resampling.LANCZOS))]
     segments = load_labels((folders.segment_crf if crf else folders.segment_patches) / f"{image_id}.png")
@@ -331,7 +331,7 @@ def _card(image_id: str, result: dict[str, Any], folders: Folders, sources: Sour
     notes = {"photograph": result["file"], "size": f"{result['width']} × {result['height']}"}
     notes["box"] = "none: the mask is empty" if result["box"] is None else ", ".join(map(str, result["box"]))
     if folders.has_soft:
-        with Image.open(folders.maps / f"{image_id}.png") as soft:
+        with open_picture(folders.maps / f"{image_id}.png") as soft:
             panels.insert(0, ("map of the object", soft.resize(size)))
     photograph, _, *eigenvectors = card.panels  # number 0 is constant
     return Card(image_id, [photograph, *eigenvectors, *panels], notes, link=result["cutout"])

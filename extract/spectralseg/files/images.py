@@ -1,13 +1,15 @@
 """Image lists, decoding, and the views that backbones see."""
 
+import contextlib
 import os
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
 from spectralseg.errors import InputError, some_of
@@ -15,10 +17,16 @@ from spectralseg.files.names import check_entry
 from spectralseg.progress import say
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-EXTENSIONS |= {".avif"} if features.check("avif") else frozenset()
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow's names for them
+if features.check("avif"):
+    EXTENSIONS, FORMATS = EXTENSIONS | {".avif"}, (*FORMATS, "AVIF")
 UNREAD = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"} - EXTENSIONS
 
 VIEW = ("resize", "center_crop", "max_size")  # what records tell of how an image was looked at
+
+MAX_PIXELS_VARIABLE = "SPECTRALSEG_MAX_PIXELS"
+MAX_PIXELS = 64_000_000
+PILLOWS_MAX_PIXELS = 178_956_970  # it opens no larger ones
 
 
 def read_images_list(images_list: str | Path, images_root: str | Path) -> dict[str, str]:
@@ -183,6 +191,42 @@ def view_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: record[name] for name in VIEW if record.get(name) is not None}
 
 
+@contextlib.contextmanager
+def open_picture(path: str | Path, what: str = "an image") -> Iterator[Image.Image]:
+    """A picture whose header alone is read; errors of the block that decodes it are those of the file.
+
+    ``what`` it should be stands in messages.
+
+    Raises
+    ------
+    InputError
+        The file is absent, of none of ``FORMATS``, damaged or truncated, or has more pixels than are decoded: 64
+        million, or what the environment variable ``SPECTRALSEG_MAX_PIXELS`` says.
+    """
+    most = os.environ.get(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
+    if not (most.isdecimal() and len(most) < 10 and 1 <= int(most) <= PILLOWS_MAX_PIXELS):
+        raise InputError(f"{MAX_PIXELS_VARIABLE}={most!r}: give a whole number from 1 to {PILLOWS_MAX_PIXELS}")
+    too_many = f"it has more than {most} pixels; make it smaller, or set {MAX_PIXELS_VARIABLE}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            file = Image.open(path, formats=FORMATS)  # others would start programs: PostScript starts Ghostscript
+        with file:
+            if file.width * file.height > int(most):
+                raise Image.DecompressionBombError
+            yield file
+    except FileNotFoundError:
+        raise InputError(f"no such {what.partition(' ')[2]}: {path}") from None
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many types (OSError, SyntaxError, ValueError, struct.error)
+        reasons = {
+            Image.DecompressionBombError: too_many,
+            UnidentifiedImageError: f"it must be one of {', '.join(FORMATS)}",
+        }
+        raise InputError(f"{path} cannot be read as {what}: {reasons.get(type(error), error)}") from None
+
+
 def load_image(
     path: str | Path, resize: int | None = None, center_crop: int | None = None, max_size: int | None = None
 ) -> Image.Image:
@@ -203,15 +247,10 @@ def load_image(
     Raises
     ------
     InputError
-        The file is absent, no image, damaged or truncated.
+        As of :func:`open_picture`.
     """
-    try:
-        with Image.open(path) as file:
-            image = upright_rgb(file)
-    except FileNotFoundError:
-        raise InputError(f"no such image: {path}") from None
-    except Exception as error:  # Pillow's decoders raise many types (OSError, SyntaxError, ValueError, struct.error)
-        raise InputError(f"{path} cannot be read as an image: {error}") from None
+    with open_picture(path) as file:
+        image = upright_rgb(file)
     if max_size is not None:
         reduce_to(image, max_size)
     return view(image, resize, center_crop)
@@ -252,7 +291,7 @@ def reduce_to(image: Image.Image, max_size: int) -> None:
 
 def _high_byte(pixels: np.ndarray) -> np.ndarray:
     """16-bit (or wider, as Pillow stores it) grey values to 8 bits; Pillow's own conversion clips them instead."""
-    return (np.clip(pixels.astype(np.float64), 0, 65535) // 256).astype(np.uint8)
+    return (np.clip(pixels, 0, 65535) // 256).astype(np.uint8)
 
 
 def view(image: Image.Image, resize: int | None, center_crop: int | None) -> Image.Image:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from spectralseg.errors import InputError, check_choice
+from spectralseg.files.images import open_picture
 from spectralseg.files.storage import save_picture
 
 MASK_FORMATS = ("palette", "binary")
@@ -86,13 +87,8 @@ def load_labels(path: str | Path) -> np.ndarray:
     InputError
         The file is absent, damaged, or a colour picture.
     """
-    try:
-        with Image.open(path) as file:
-            labels = np.array(file)
-    except FileNotFoundError:
-        raise InputError(f"no such label map: {path}") from None
-    except Exception as error:  # Pillow's decoders raise many types
-        raise InputError(f"{path} cannot be read as a label map: {error}") from None
+    with open_picture(path, "a label map") as file:
+        labels = np.array(file)
     if labels.ndim != 2 or (labels.size and labels.max() > 255):
         raise InputError(f"{path} is a picture of mode {file.mode}, not a label map (palette, grey or 1-bit PNG)")
     return labels.astype(np.uint8)
