@@ -111,8 +111,6 @@ def test_identical_patches(count, K, groups, dimension, noise, which, seed):
     dimension = max(dimension, K)
     members = torch.arange(count) % groups
     features = seeded(groups, dimension, seed)[members] + noise * seeded(count, dimension, seed + 1)
-    if not which.get("threshold_at_zero", True):
-        features = features.abs()  # else degrees near zero make any method as bad as float32
     values, vectors = spectral_eigenvectors(features, K, **which)
     exact = spectral_eigenvectors(features, K, solver="dense", **which)[0]
     torch.testing.assert_close(values, exact, atol=2e-5 * max(1, float(exact.abs().max())), rtol=0)
@@ -162,6 +160,43 @@ def test_damaged_features_are_refused(value, which):
     features[1, 17, 3] = value
     with pytest.raises(InputError, match="NaN, infinite or immense"):
         spectral_eigenvectors(features, 4, **which)
+
+
+@pytest.mark.parametrize("scale", [2.0**-120, 1e-18, 1e19])
+@pytest.mark.parametrize("which", [*SETTINGS, {"normalize": False, "lapnorm": False}])
+def test_the_scale_of_features_does_not_matter(which, scale):
+    features = seeded(200, 5).abs()
+    values, vectors = spectral_eigenvectors(features, 4, **which)
+    scaled_values, scaled_vectors = spectral_eigenvectors(scale * features, 4, **which)
+    torch.testing.assert_close(scaled_values, values, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scaled_vectors.abs(), vectors.abs(), atol=1e-4, rtol=1e-4)
+
+
+def test_eigenvalues_of_the_scale_of_features():
+    features = seeded(200, 5).abs()
+    for which, power in (("affinity", 2), ("affinity_svd", 1)):
+        plain = spectral_eigenvectors(features, 3, which, normalize=False)[0]
+        for scale in (2.0**-60, 2.0**50):
+            values = spectral_eigenvectors(scale * features, 3, which, normalize=False)[0]
+            torch.testing.assert_close(values, scale**power * plain, atol=0, rtol=1e-5)
+    with pytest.raises(InputError, match="eigenvalues are too large for float32; normalize the features"):
+        spectral_eigenvectors(1e20 * features, 3, "affinity", normalize=False)
+
+
+@pytest.mark.parametrize("count", [60, 300])
+@pytest.mark.parametrize("lapnorm", [True, False])
+def test_degrees_that_cancel(count, lapnorm):
+    """All degrees are zero, so that D = 1 by rule, and the eigenvalues of D - W are 1 minus those of W."""
+    ramp = torch.linspace(-1, 1, count)[:, None]
+    squares = (count + 1) * count / 3 / (count - 1)  # of the ramp, summed: the one eigenvalue of W that is not 0
+    simplex = torch.eye(count) - 1 / count
+    for features, normalize, expected in (
+        (ramp, True, [1.0 - count, 1, 1]),
+        (ramp, False, [1 - squares, 1, 1]),
+        (simplex, True, [-1 / (count - 1)] * 3),
+    ):
+        values, _ = spectral_eigenvectors(features, 3, normalize=normalize, threshold_at_zero=False, lapnorm=lapnorm)
+        torch.testing.assert_close(values, torch.tensor(expected), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("which", [{}, {"lapnorm": False}, {"which_matrix": "affinity"}])

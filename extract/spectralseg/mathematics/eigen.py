@@ -32,6 +32,8 @@ SMALLEST_DEGREE = 1e-12
 TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-10}  # relative residual; rounding in float32 leaves 1e-6 to 3e-6
 TOLERANCE_AFFINITY = 5e-7  # relative to an eigenvalue that is thousands of times larger than the K-th
 TOLERANCE_LOCAL = 1e-8  # relative to the inverse of its shift; eigenvalues are then exact to 1e-9
+CANCELLED = 1e-3  # a degree against the sum of the absolute affinities: below, float32 is not enough
+IMMENSE = 1e25  # no feature, but a damaged file
 SHIFT = 1e-4  # of D - W before it is inverted, relative to the mean degree
 SHIFT_LOCAL = 1e-3  # the same, relative to each degree: small beside the eigenvalues of neighbours, which crowd near 0
 
@@ -251,35 +253,67 @@ def spectral_eigenvectors(
         values, vectors = (torch.stack(parts).float().to(features.device) for parts in zip(*cuts, strict=True))
         vectors = fix_signs(vectors.mT)
         return (values[0], vectors[0]) if is_single else (values, vectors)
-    if normalize:
-        features = functional.normalize(features, dim=-1)
-    if resize_to is not None:
-        if grid is None:
-            raise InputError(f"resize_to={resize_to} needs the grid of the patches")
-        features = resize_features(features, grid, resize_to)
+    given = features
+    features, exponent = _prepared(given, normalize, grid, resize_to)
     dense = solver == "dense" or which_matrix == "affinity_torch"
     if which_matrix == "affinity_svd":
         # On a GPU the library's iteration in float32 stops too early.
         exact = features if features.device.type == "cpu" else features.double()
         vectors, values, _ = torch.linalg.svd(exact, full_matrices=False)
-        values, vectors = values[..., :K].float(), vectors[..., :K].float()
+        values, vectors = torch.ldexp(values[..., :K].float(), exponent), vectors[..., :K].float()
     elif which_matrix in AFFINITIES:
         values, vectors = _leading_affinity(feature_affinity(features, threshold_at_zero), K, features, dense)
+        values = torch.ldexp(torch.ldexp(values, exponent), exponent)
     else:
-        # The largest entry of F F' is the largest squared norm of a row, by Cauchy and Schwarz: dividing the thin F by
-        # that norm saves two passes over all entries of W.
-        norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True).amax(dim=-2, keepdim=True)
-        features = features / _positive(norm, smallest=0)
-        W = feature_affinity(features, threshold_at_zero)
-        if colours is not None and colour_lambda > 0:
-            for image_W, image_colour in zip(W, colours, strict=True):
-                add_sparse(image_W, image_colour, colour_lambda)
+        weights = colours if colour_lambda > 0 else None
+        W, features = _weights(features, threshold_at_zero, weights, colour_lambda)
+        if not threshold_at_zero and (W.sum(dim=-1).abs() < CANCELLED * W.abs().sum(dim=-1)).any():
+            # Rounding to float32 would decide whether such a degree is zero, and so counts as 1.
+            features, _ = _prepared(given.double(), normalize, grid, resize_to)
+            W, features = _weights(features, threshold_at_zero, weights, colour_lambda)
         if lapnorm:
             values, vectors, _ = normalised_cut(W, K, features, dense)
+            values, vectors = values.float(), vectors.float()
         else:
             values, vectors = _plain_laplacian(W, K, features, dense)
+    if not torch.isfinite(values).all():
+        raise InputError("the eigenvalues are too large for float32; normalize the features")
     vectors = fix_signs(vectors.mT)
     return (values[0], vectors[0]) if is_single else (values, vectors)
+
+
+def _prepared(
+    features: Tensor, normalize: bool, grid: tuple[int, int] | None, resize_to: tuple[int, int] | None
+) -> tuple[Tensor, Tensor]:
+    """Features (B, T, D) as they are multiplied -> (B, T', D) and the exponents (B, 1) of what they were divided by.
+
+    First the largest entry, of each row that is normalised or else of each image, is brought into [1/2, 1) by a power
+    of two, which is exact: squares neither vanish nor overflow.
+    """
+    largest = features.abs().amax(dim=-1 if normalize else (-2, -1), keepdim=True)
+    exponent = torch.frexp(largest).exponent.clamp(-126, 126)
+    features = torch.ldexp(features, -exponent)
+    if normalize:
+        features, exponent = functional.normalize(features, dim=-1), torch.zeros_like(exponent)
+    if resize_to is not None:
+        if grid is None:
+            raise InputError(f"resize_to={resize_to} needs the grid of the patches")
+        features = resize_features(features, grid, resize_to)
+    return features, exponent[:, 0]
+
+
+def _weights(
+    features: Tensor, threshold_at_zero: bool, colours: Sequence[coo_array] | None, colour_lambda: float
+) -> tuple[Tensor, Tensor]:
+    """W = F F' / max(F F') + colour_lambda * colour (B, T, T), and the F (B, T, D) that were multiplied."""
+    # The largest entry of F F' is the largest squared norm of a row, by Cauchy and Schwarz: dividing the thin F by
+    # that norm saves two passes over all entries of W.
+    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True).amax(dim=-2, keepdim=True)
+    features = features / _positive(norm, smallest=0)
+    W = feature_affinity(features, threshold_at_zero)
+    for image_W, image_colour in zip(W, colours or (), strict=colours is not None):
+        add_sparse(image_W, image_colour, colour_lambda)
+    return W, features
 
 
 def _check(features: Tensor, count: int, K: int, which_matrix: str, solver: str) -> None:
@@ -289,7 +323,7 @@ def _check(features: Tensor, count: int, K: int, which_matrix: str, solver: str)
     most = min(count, dimension) if which_matrix == "affinity_svd" else count
     if not 1 <= K <= most:
         raise InputError(f"K={K} eigenvectors of {count} patches with {dimension} features: ask for 1 to {most}")
-    if not torch.isfinite(features.float().square().sum(dim=-1)).all():
+    if not (features.abs() < IMMENSE).all():
         raise InputError("the features hold NaN, infinite or immense values; extract them again")
 
 
