@@ -227,7 +227,8 @@ def _made(opcode: str, argument: Any, taken: list[Any], found: _Found) -> Any:
 
 def _storage(identity: Any, found: _Found) -> _Made:
     items = identity.items if isinstance(identity, _Tuple) else []
-    if len(items) not in (5, 6) or items[0] != "storage" or items[1] not in ITEM_SIZES or type(items[4]) is not int:
+    is_count = len(items) in (5, 6) and type(items[4]) is int and items[4] >= 0
+    if not is_count or items[0] != "storage" or items[1] not in ITEM_SIZES:
         raise Refused("it has tensors of an unknown type")
     found.storages.add((str(items[2]), ITEM_SIZES[items[1]] * items[4]))
     return _Made("storage", items[4])
