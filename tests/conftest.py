@@ -81,6 +81,7 @@ def _alone() -> Iterator[None]:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
+    assert torch.get_num_threads() == 1, "changed by an import or by a fixture of a module: rounding depends on it"
     before = _state_of_process()
     yield
     after = _state_of_process()
