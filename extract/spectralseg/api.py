@@ -20,7 +20,7 @@ from spectralseg.files.label_maps import enlarge_mask, stretch_labels, upscale_l
 from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
 from spectralseg.mathematics.crf import CrfSettings, dense_crf, sharpen_soft
 from spectralseg.mathematics.eigen import spectral_eigenvectors
-from spectralseg.mathematics.ranking import FOREGROUNDS, object_map, probability
+from spectralseg.mathematics.ranking import FOREGROUNDS, object_map
 from spectralseg.mathematics.regions import background_first, bounding_box, kmeans_segments, largest_component
 from spectralseg.models.backbones import AUTO, LAB_GRAPH, MAX_SIZE, load_backbone
 from spectralseg.models.tokens import TokenExtractor
@@ -187,7 +187,7 @@ class Segmenter:
             mask = self._at_pixels(image, (eigenvectors[1] > 0).reshape(grid), 2, sharpening)
         else:
             colours = features.cpu().numpy() if self.backbone.name == LAB_GRAPH else None
-            soft = probability(object_map(foreground, eigenvalues, eigenvectors, grid, colours))
+            soft = object_map(foreground, grid, eigenvalues, eigenvectors, colours)
             full = upscale_labels(soft, image.height, image.width, patch)
             mask = full > 0.5
             if sharpening is not None:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from spectralseg.errors import InputError, check_choice
 from spectralseg.mathematics.cuts import component_at, cut
-from spectralseg.mathematics.ranking import otsu_threshold
 from spectralseg.mathematics.regions import CROSS, bounding_box, largest_component
 
 Box = tuple[float, float, float, float]
@@ -90,11 +89,11 @@ def eigenseg(eigenvector: np.ndarray, grid: tuple[int, int]) -> Detection:
 
 
 def eigenseg_map(soft: np.ndarray) -> Detection:
-    """The largest 8-connected component of a soft map (rows, columns) in [0, 1] above Otsu's threshold.
+    """The largest 8-connected component of a soft map (rows, columns) above 1/2.
 
     A map that is the same everywhere tells nothing: the box is then the whole image.
     """
-    mask = soft > otsu_threshold(soft)
+    mask = soft > 0.5
     return Detection(largest_component(mask if mask.any() else ~mask), maps={"map": soft})
 
 

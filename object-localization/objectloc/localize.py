@@ -18,7 +18,7 @@ from spectralseg.errors import InputError
 from spectralseg.files.images import load_image
 from spectralseg.files.storage import save_json, save_picture
 from spectralseg.mathematics.eigen import spectral_eigenvectors
-from spectralseg.mathematics.ranking import border_ranking, robust_background
+from spectralseg.mathematics.ranking import object_map
 from spectralseg.running.devices import require_memory
 from spectralseg.running.stage import provenance
 
@@ -135,14 +135,14 @@ def _solve(patches: Patches, options: DetectorOptions) -> Tensor:
     if options.foreground == "robust":
         if not patches.are_colours:
             raise InputError("--foreground robust needs colours: --arch lab_graph, or its features")
-        return torch.from_numpy(robust_background(features.cpu().numpy(), grid).ravel())
+        return torch.from_numpy(object_map("robust", grid, colours=features.cpu().numpy()).ravel())
     kind = options.which_matrix
     if kind == "infer":
         kind = "local" if patches.are_colours else "laplacian"
     K = EIGENVECTORS if options.foreground == "eigenvector" else RANKED_EIGENVECTORS
     values, vectors = spectral_eigenvectors(features, min(K, count), which_matrix=kind, grid=grid)
     if options.foreground == "ranking":
-        return torch.from_numpy(border_ranking(values.cpu().numpy(), vectors.cpu().numpy(), grid).ravel())
+        return torch.from_numpy(object_map("ranking", grid, values.cpu().numpy(), vectors.cpu().numpy()).ravel())
     return pick_eigenvector(vectors, kind, "the image")
 
 

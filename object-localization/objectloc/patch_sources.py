@@ -14,7 +14,7 @@ from spectralseg.files.images import patch_grid
 from spectralseg.files.label_maps import infer_grid
 from spectralseg.files.records import load_eigs, load_features, patch_features
 from spectralseg.files.storage import LAB_GRAPH, field
-from spectralseg.mathematics.ranking import border_ranking
+from spectralseg.mathematics.ranking import object_map
 
 MATRICES = {
     "laplacian": "laplacian",
@@ -74,7 +74,7 @@ def read_eigenvector(path: Path, size: tuple[int, int], which_matrix: str, foreg
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
     if foreground == "ranking":
-        soft = border_ranking(record["eigenvalues"].numpy(), vectors.numpy(), grid)
+        soft = object_map("ranking", grid, record["eigenvalues"].numpy(), vectors.numpy())
         return Patches(torch.from_numpy(soft.ravel()), grid, (step, step), view)
     return Patches(pick_eigenvector(vectors, kind, str(path)), grid, (step, step), view)
 

@@ -16,6 +16,7 @@ from spectralseg.mathematics.ranking import (
     border_ranking,
     manifold_ranking,
     object_map,
+    object_threshold,
     otsu_threshold,
     probability,
     robust_background,
@@ -75,31 +76,45 @@ def test_both_maps_find_the_object(noise: float):
     for found in (border_ranking(values, x.T, GRID), robust_background(cells, GRID)):
         assert (found.min(), found.max()) == (0, 1)
         np.testing.assert_array_equal(found > otsu_threshold(found), expected)
-        np.testing.assert_array_equal(probability(found) > 0.5, expected)
+    assert object_threshold(found, cells) == otsu_threshold(found)
+    np.testing.assert_array_equal(object_map("ranking", GRID, values, x.T) > 0.5, expected)
+    np.testing.assert_array_equal(object_map("robust", GRID, colours=cells) > 0.5, expected)
 
 
 def test_an_image_of_one_colour_has_no_object():
     flat = robust_background(np.full((12, 3), 0.5), (3, 4))
     assert not (flat > otsu_threshold(flat)).any()
-    assert not probability(flat).any()
+    assert not object_map("robust", (3, 4), colours=np.full((12, 3), 0.5)).any()
 
 
 def test_thresholds_by_hand():
     values = np.array([0.0, 0.1, 0.1, 0.7, 1.0])
     assert 0.1 < otsu_threshold(values) < 0.7
-    bent = probability(np.array([0.0, otsu_threshold(values), 1.0, *values]))
-    np.testing.assert_allclose(bent[[0, 2]], [0, 1])
-    assert (np.flatnonzero(probability(values) > 0.5) == [3, 4]).all()
+    bent = probability(np.array([0.0, 0.4, 1.0, *values]), 0.4)
+    np.testing.assert_allclose(bent[:3], [0, 0.5, 1])
+    assert (np.flatnonzero(bent > 0.5) == [2, 6, 7]).all()
+
+
+@pytest.mark.parametrize("step", [0.0, 0.3])
+def test_a_smooth_ground_is_no_object(step: float):
+    """A bright bar on a ground whose map rises in the middle: the rise is an object only where it ends at an edge."""
+    values = np.full((6, 12), 0.05)
+    values[:, 3:9], values[2:5, 5:7] = 0.45, 1.0
+    cells = np.zeros((6, 12, 3))
+    cells[:, 3:9, 0], cells[2:5, 5:7, 0] = step, 0.9
+    assert 0.05 < otsu_threshold(values) < 0.45
+    assert (object_threshold(values, cells.reshape(-1, 3)) > 0.45) == (step == 0)
 
 
 def test_what_cannot_be_ranked():
     values, vectors = np.arange(3.0), np.ones((3, 12))
     for message, arguments in (
-        ("at least 3 eigenvectors, not 2", ("ranking", values[:2], vectors[:2], (3, 4))),
-        ("do not fit a grid of 3x5", ("ranking", values, vectors, (3, 5))),
-        ("a Laplacian, and these are an affinity's", ("ranking", values[::-1], vectors, (3, 4))),
-        ("NaN or infinite", ("ranking", values, vectors * np.nan, (3, 4))),
-        ("robust needs the colours", ("robust", values, vectors, (3, 4))),
+        ("at least 3 eigenvectors, not 2", ("ranking", (3, 4), values[:2], vectors[:2])),
+        ("do not fit a grid of 3x5", ("ranking", (3, 5), values, vectors)),
+        ("a Laplacian, and these are an affinity's", ("ranking", (3, 4), values[::-1], vectors)),
+        ("NaN or infinite", ("ranking", (3, 4), values, vectors * np.nan)),
+        ("ranking needs eigenvalues", ("ranking", (3, 4))),
+        ("robust needs the colours", ("robust", (3, 4), values, vectors)),
     ):
         with pytest.raises(InputError, match=message):
             object_map(*arguments)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from running import as_flags, extracted, refused_here, reported, run_here
+from running import as_flags, extracted, features_flags, refused_here, reported, run_here, write_pictures
 from shared_data import SAMPLES, reference
+from spectralseg.files.images import load_image
 
 
 def features_file(folder: Path, name: str, height: int, width: int, patch_size: int = 16, **more: object) -> None:
@@ -235,6 +236,27 @@ def test_small_and_single_segment_images(tmp_path: Path):
     one, plain = torch.load(tmp_path / "clusters.pth", weights_only=True)
     assert one["clusters"].tolist() == [0]
     assert plain["clusters"].tolist() == []
+
+
+def test_boxes_of_a_reduced_image_are_cut_from_the_reduced_image(tmp_path: Path):
+    segments = np.zeros((4, 5))
+    segments[1:3, 2:4] = 1
+    labels_file(tmp_path / "segments", "image0", segments)
+    write_pictures(tmp_path / "large", 1, width=160, height=128)
+    (tmp_path / "small").mkdir()
+    load_image(tmp_path / "large" / "image0.png", max_size=80).save(tmp_path / "small" / "image0.png")
+    for name, flags in (("large", ["--max_size=80"]), ("small", [])):
+        run_here(*features_flags(tmp_path / name, tmp_path / f"{name}_features"), *flags)
+        boxes = {"bbox_file": tmp_path / f"{name}_boxes.pth"}
+        found = {"features_dir": tmp_path / f"{name}_features", "segmentations_dir": tmp_path / "segments"}
+        run_here("extract_bboxes", **found, output_file=boxes["bbox_file"], num_erode=0, num_dilate=0)
+        described = {"model_name": "lab_hog", "output_file": tmp_path / f"{name}.pth"}
+        run_here("extract_bbox_features", **boxes, images_root=tmp_path / name, **described)
+    large, small = (torch.load(tmp_path / f"{name}.pth", weights_only=True)[0] for name in ("large", "small"))
+    assert large.pop("max_size") == 80
+    assert large.keys() == small.keys()
+    assert large["bboxes_original_resolution"] == small["bboxes_original_resolution"] == [[32, 16, 64, 48]]
+    torch.testing.assert_close(large["features"], small["features"], rtol=0, atol=0)
 
 
 def test_three_hundred_boxes_of_many_sizes_are_batched_and_equal_one_by_one():

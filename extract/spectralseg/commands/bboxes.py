@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from spectralseg.errors import InputError
-from spectralseg.files.images import find_image, load_image, to_tensor
+from spectralseg.files.images import find_image, load_image, to_tensor, view_of
 from spectralseg.files.label_maps import infer_grid, load_labels
 from spectralseg.files.records import load_features, load_list
 from spectralseg.files.storage import paired_ids, require_partner
@@ -71,6 +71,7 @@ def _boxes(features_dir: Path, segmentations_dir: Path, settings: BoxSettings, i
         "segment_indices": labels,
         "id": image_id,
         "format": BOX_FORMAT,
+        **view_of(features),  # the pixels are those of what the backbone saw
     }
 
 
@@ -133,7 +134,7 @@ def _describe(
     crops: list[list[Tensor] | InputError] = []
     for record in records:
         try:
-            image = load_image(find_image(images_root, record["id"]))
+            image = load_image(find_image(images_root, record["id"]), **view_of(record))
             crops.append(cut_boxes(image, record["bboxes_original_resolution"], extractor.backbone.patch_size))
         except InputError as error:
             crops.append(error)

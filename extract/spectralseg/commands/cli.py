@@ -214,7 +214,7 @@ def extract_single_region_segmentations(
             robust, a grey PNG of probability * 255.
         foreground: eigenvector; ranking, how unlike the image's border a cell is by the (3 or more, better 20)
             eigenvectors of a Laplacian; or robust, how little its colours reach the border, of features of lab_graph.
-            The last two part their map at Otsu's threshold.
+            The last two part their map at Otsu's threshold, robust above a smooth ground.
         multiprocessing: Processes; 0 works in this one.
         overwrite: Redo masks that exist.
     """

@@ -12,7 +12,7 @@ from spectralseg.files.images import patch_grid
 from spectralseg.files.label_maps import MASK_FORMATS, SOFT, infer_grid, save_labels, save_mask, save_soft
 from spectralseg.files.records import cell_colours, load_eigs, load_features, patch_features
 from spectralseg.files.storage import paired_ids, require_partner
-from spectralseg.mathematics.ranking import FOREGROUNDS, object_map, otsu_threshold, probability
+from spectralseg.mathematics.ranking import FOREGROUNDS, object_map
 from spectralseg.mathematics.regions import background_first, eigengap_segments, kmeans_segments
 from spectralseg.running.stage import Stage, check_origin, provenance
 from spectralseg.settings import Settings, setting
@@ -31,7 +31,7 @@ class SingleRegionSettings(Settings):
         if self.foreground == "eigenvector" and self.mask_format == SOFT:
             raise InputError("mask_format=soft is for foreground=ranking or robust: an eigenvector is no probability")
         if self.foreground != "eigenvector" and self.threshold != 0:
-            raise InputError(f"threshold is for foreground=eigenvector; {self.foreground} finds its own (Otsu's)")
+            raise InputError(f"threshold is for foreground=eigenvector; {self.foreground} finds its own")
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ def _single_region(
         cells = cell_colours(load_features(features_dir / f"{image_id}.pth"), grid)
         colours = None if cells is None else cells.numpy()
         try:
-            found = object_map(settings.foreground, eigs["eigenvalues"].numpy(), vectors, grid, colours)
+            found = object_map(settings.foreground, grid, eigs["eigenvalues"].numpy(), vectors, colours)
         except InputError as error:
             raise InputError(f"{eigs_dir / image_id}.pth: {error}") from None
         if settings.mask_format == SOFT:
-            save_soft(path, probability(found))
+            save_soft(path, found)
         else:
-            save_mask(path, found > otsu_threshold(found), settings.mask_format)
+            save_mask(path, found > 0.5, settings.mask_format)
         return
     if len(vectors) < 2:
         raise InputError(f"{eigs_dir / image_id}.pth holds one eigenvector; the mask needs two (--K 2 or more)")

@@ -229,7 +229,7 @@ def _card(st: Any, sources: Sources, image_id: str, height: int, boxes: bool, al
     except InputError as error:
         problems.append(str(error))
     try:
-        thumbnail, size = _reduced(photograph, height, time_stamp(photograph))
+        thumbnail, size = _reduced(photograph, height, sources.view(image_id), time_stamp(photograph))
         st.html(heading(image_id, size, labels))
         with st.container(horizontal=True):
             for caption, picture in panels(thumbnail, size, labels, drawn, alpha):
@@ -241,9 +241,11 @@ def _card(st: Any, sources: Sources, image_id: str, height: int, boxes: bool, al
 
 
 @functools.lru_cache(maxsize=256)
-def _reduced(path: Path, height: int, _stamp: int) -> tuple[Image.Image, tuple[int, int]]:
-    """A photograph at the height of the pictures, and its own (width, height)."""
-    photograph = load_image(path)
+def _reduced(
+    path: Path, height: int, view: tuple[tuple[str, int], ...], _stamp: int
+) -> tuple[Image.Image, tuple[int, int]]:
+    """A photograph at the height of the pictures, and its (width, height) as its boxes have it."""
+    photograph = load_image(path, **dict(view))
     return fit_height(photograph, height, MAX_RATIO * height), photograph.size
 
 

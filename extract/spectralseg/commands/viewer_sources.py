@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spectralseg.errors import InputError
-from spectralseg.files.images import read_images_list
+from spectralseg.files.images import read_images_list, view_of
 from spectralseg.files.label_maps import load_labels
 from spectralseg.files.records import load_list
 from spectralseg.running.stage import DESCRIPTION_FILE, describe
@@ -39,6 +39,10 @@ class Sources:
     records: dict[str, dict[str, Any]] | None
     bbox_file: str
     cluster_offset: int | None
+
+    def view(self, image_id: str) -> tuple[tuple[str, int], ...]:
+        """How the photograph was resized or cropped before its boxes were found: arguments of ``load_image``."""
+        return tuple(view_of((self.records or {}).get(image_id, {})).items())
 
     def boxes(self, image_id: str) -> list[Box]:
         """Boxes of an image, coloured as their regions in the label maps; an error if there is no record, or no use."""

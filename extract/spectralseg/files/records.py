@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spectralseg.errors import InputError, some_of
-from spectralseg.files.images import patch_grid
+from spectralseg.files.images import VIEW, patch_grid
 from spectralseg.files.names import check_id
 from spectralseg.files.storage import DAMAGED, LAB_GRAPH, load_pth, load_record
 
@@ -63,6 +63,7 @@ BOXES = {
     **{"bboxes": CORNERS, "bboxes_original_resolution": CORNERS, "segment_indices": Each(range(256))},
     **{"features": Floats((2,)), "clusters": Each(WHOLE)},
 }
+VIEWED = {name: OF_IMAGE[name] for name in VIEW}
 FOUND_BOX = {"file": str, "height": SIDE, "width": SIDE, "box": Each(float, 4)}
 OBJECT = {"segmentation": {"size": Each(SIDE, 2), "counts": str}, "bbox": Each(float, 4), "score": float}
 OBJECTS = {"file": str, "width": SIDE, "height": SIDE, "objects": Each(OBJECT)}
@@ -254,7 +255,7 @@ def load_list(path: str | Path, needed: Sequence[str] = ()) -> list[dict[str, An
     if not records:
         raise InputError(f"{path} holds an empty list")
     forms = {name: form if name in needed else Maybe(form) for name, form in BOXES.items()}
-    records = check(records, Each({"id": str} | forms), path)
+    records = check(records, Each({"id": str} | VIEWED | forms), path)
     kinds, ids = set(), set()
     for record in records:
         try:

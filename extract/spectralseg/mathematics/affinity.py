@@ -5,6 +5,7 @@ follow Chen, Li and Tang, "KNN matting" (CVPR 2012), and Grady, "Random walks" (
 the local affinity is that of Yang et al., "Saliency detection via graph-based manifold ranking" (CVPR 2013).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -152,6 +153,7 @@ def border_cells(grid: tuple[int, int]) -> np.ndarray:
     return border
 
 
+@functools.lru_cache(maxsize=8)
 def local_edges(grid: tuple[int, int], radius: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs i < j of row-major cells at most ``radius`` rows and columns apart, and all pairs of cells of the border.
 

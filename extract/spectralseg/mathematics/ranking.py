@@ -21,29 +21,35 @@ BLOCK = 2  # cells along a side of what robust background detection calls a regi
 SAME = 0.1  # deviation of distances between colours that count as equal: 10 in CIELAB, as published
 REACH = 0.25  # of contrast, relative to the longer side of the image, as published
 CLOSEST = 1e-9  # length of an edge between equal cells: a sparse graph has no edges of length 0
+SMOOTH = 0.45  # mean affinity across an outline that is no edge; 0.4 to 0.5 do the same
 BINS = 256  # of Otsu's histogram
 
 
 def object_map(
     foreground: str,
-    eigenvalues: np.ndarray,
-    eigenvectors: np.ndarray,
     grid: tuple[int, int],
+    eigenvalues: np.ndarray | None = None,
+    eigenvectors: np.ndarray | None = None,
     colours: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Soft map of the object, (rows, columns) float64 in [0, 1].
+    """Soft map of the object, (rows, columns) float64 in [0, 1]: the object is what lies above 1/2.
 
-    ``foreground`` is ``ranking``, :func:`border_ranking` of the eigenvectors, or ``robust``, :func:`robust_background`
-    of the colours. An :class:`InputError` tells of an unknown name and of colours that are missing.
+    ``foreground`` is ``ranking``, :func:`border_ranking` of the eigenvectors parted by Otsu's threshold, or ``robust``,
+    :func:`robust_background` of the colours parted by :func:`object_threshold`. An :class:`InputError` tells of an
+    unknown name and of what is missing.
     """
     check_choice("foreground", foreground, FOREGROUNDS[1:])
     if foreground == "ranking":
-        return border_ranking(eigenvalues, eigenvectors, grid)
+        if eigenvalues is None or eigenvectors is None:
+            raise InputError("foreground=ranking needs eigenvalues and eigenvectors")
+        found = border_ranking(eigenvalues, eigenvectors, grid)
+        return probability(found, otsu_threshold(found))
     if colours is None:
         raise InputError(
             "foreground=robust needs the colours of cells, features of lab_graph; foreground=ranking does not"
         )
-    return robust_background(colours, grid)
+    found = robust_background(colours, grid)
+    return probability(found, object_threshold(found, colours))
 
 
 def manifold_ranking(eigenvalues: np.ndarray, eigenvectors: np.ndarray, query: np.ndarray) -> np.ndarray:
@@ -169,9 +175,32 @@ def otsu_threshold(values: np.ndarray) -> float:
     return float(edges[1:][np.argmax(between)])
 
 
-def probability(values: np.ndarray) -> np.ndarray:
-    """A map in [0, 1] bent so that Otsu's threshold lies at 1/2: linear on both sides of it."""
-    threshold = otsu_threshold(values)
+def object_threshold(values: np.ndarray, colours: np.ndarray) -> float:
+    """Otsu's threshold of a map (rows, columns) in [0, 1], or Otsu's of what lies above it.
+
+    A ground that grows lighter towards the object, as an evening sky does, is a part of the map between ground and
+    object, and Otsu's threshold may lie below it. Its outline is then no edge of ``colours`` (T, 3): cells on both
+    sides are alike. Where those of the second threshold differ clearly more, the second parts the object.
+    """
+    first = otsu_threshold(values)
+    above = values[values > first]
+    if above.size == 0:
+        return first
+    second = above.min() + otsu_threshold(unit_range(above)) * np.ptp(above)
+    alike = [_likeness_across(values > threshold, colours) for threshold in (first, second)]
+    return second if alike[0] > SMOOTH and alike[1] < alike[0] / 2 else first
+
+
+def _likeness_across(mask: np.ndarray, colours: np.ndarray) -> float:
+    """Mean exp(-|c_i - c_j| / 0.1) of adjacent cells of which one is in the mask (rows, columns); 1 where none are."""
+    cells = colours.reshape(*mask.shape, -1).astype(np.float64)
+    distances = [np.linalg.norm(np.diff(cells, axis=axis), axis=-1)[np.diff(mask, axis=axis)] for axis in (0, 1)]
+    across = np.concatenate(distances)
+    return float(np.exp(-across / SAME).mean()) if across.size else 1.0
+
+
+def probability(values: np.ndarray, threshold: float) -> np.ndarray:
+    """A map in [0, 1] bent so that the threshold lies at 1/2: linear on both sides of it; 0 for a threshold of 1."""
     if threshold >= 1:
         return np.zeros_like(values)
     return np.interp(values, [0, threshold, 1], [0, 0.5, 1])
