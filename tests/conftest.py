@@ -3,11 +3,13 @@
 import logging
 import os
 import random
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +95,19 @@ def _alone() -> Iterator[None]:
 def standin_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Model name -> checkpoint with stand-in weights; skips where ../shared is absent."""
     return lambda model: shared_data.standin_weights(tmp_path_factory, model)
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Chromium; skips where it, or playwright, is absent."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("needs Chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from PIL import Image, ImageDraw
 
 from objectloc.detectors import Box, Detection, pixel_box
 from objectloc.options import PICTURES
-from spectralseg.drawing.pictures import contact_sheet, eigenvector_picture
+from spectralseg.drawing.pictures import BOX, contact_sheet, draw_box, eigenvector_picture, line_width
 from spectralseg.errors import InputError, check_choice
 from spectralseg.mathematics.cuts import component_at
 
-FOUND, ANNOTATED, SEED, EXPANSION = (235, 25, 25), (30, 190, 80), (255, 210, 0), (40, 140, 255)
+ANNOTATED, SEED, EXPANSION = (30, 190, 80), (255, 210, 0), (40, 140, 255)
 HEIGHT = 300  # of a panel of a sheet, in pixels
 
 
@@ -71,29 +71,13 @@ def draw_found(
 ) -> Image.Image:
     """The photograph with annotated boxes, the seed's patch, and the found box on top."""
     picture = image.copy()
-    width = _line_width(image)
+    width = line_width(image)
     for annotated in () if truth is None else truth:
         draw_box(picture, annotated, ANNOTATED, width)
     if detection is not None and detection.seed is not None:
         fill_patches(picture, [detection.seed], SEED, step)
-    draw_box(picture, box, FOUND, width)
+    draw_box(picture, box, BOX, width)
     return picture
-
-
-def _line_width(image: Image.Image) -> int:
-    return max(3, round(min(image.size) / 90))
-
-
-def draw_box(picture: Image.Image, box: Iterable[float], colour: tuple[int, int, int], width: int) -> None:
-    """Draw a box (maxima exclusive) along the inside of its border, cased in white to stand out from the photograph."""
-    xmin, ymin, xmax, ymax = (round(float(side)) for side in box)
-    xmin, ymin = max(0, xmin), max(0, ymin)
-    xmax, ymax = max(xmin + 1, min(xmax, picture.width)), max(ymin + 1, min(ymax, picture.height))
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle((xmin, ymin, xmax - 1, ymax - 1), outline=(255, 255, 255), width=width + 2)
-    inner = (min(xmin + 1, xmax - 1), min(ymin + 1, ymax - 1), max(xmin, xmax - 2), max(ymin, ymax - 2))
-    if inner[0] <= inner[2] and inner[1] <= inner[3]:
-        draw.rectangle(inner, outline=colour, width=width)
 
 
 def fill_patches(

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import weakref
 from html.parser import HTMLParser
@@ -53,7 +54,7 @@ def test_the_page_needs_nothing_else_and_its_thumbnails_can_be_decoded(tmp_path)
     assert "url(" not in html
     reader = _Reader(html)
     assert not reader.all("link")
-    images = reader.all("img")
+    images = reader.all("img")[:-1]
     assert [image["alt"] for image in images] == ["image of one", "mask of one"]
     for image, size in zip(images, ((240, 180), (180, 180)), strict=True):
         kind, data = image["src"].split(",")
@@ -75,6 +76,56 @@ def test_names_cannot_inject_anything(tmp_path):
     assert reader.text.count(shown) == 7  # <title>, heading, description, id, note (2), caption
     assert reader.all("img")[0]["alt"] == f"{shown} of {shown}"
     assert re.fullmatch(r"[\w%./~-]+", reader.all("a")[0]["href"])  # no scheme, query or fragment
+
+
+def test_what_a_click_and_sorting_need(tmp_path):
+    picture = Image.new("RGB", (4, 4))
+    full, legends = {"mask": "masks/a b.png"}, {"mask": [("#800000", "1 & more")]}
+    card = Card("one", [("image", picture), ("mask", picture)], full=full, scores={"size": 1 / 3}, legends=legends)
+    html = _page(tmp_path, [card], facts={"model": "<none>"}, failed={"two": "no <image>"})
+    reader = _Reader(html)
+    image, mask, _ = reader.all("img")  # the last is the large view's
+    assert "data-full" not in image
+    assert mask["data-full"] == "masks/a%20b.png"
+    assert json.loads(reader.all("article")[0]["data-scores"]) == {"size": 0.333333}
+    assert {"style": "background:#800000", "class": "swatch"} in reader.all("span")
+    assert {"1 & more", "<none>", "two", ": no <image>", "1 image failed"} <= set(reader.text)
+
+
+def test_thumbnails_of_many_cards_lie_beside_the_page(tmp_path):
+    cards = [Card(str(index), [("image", Image.new("RGB", (4, 3)))]) for index in range(201)]
+    images = _Reader(_page(tmp_path, cards, count=len(cards))).all("img")[:-1]
+    assert len({image["src"] for image in images}) == len(list((tmp_path / "index_files").iterdir())) == 201
+    with Image.open(tmp_path / images[-1]["src"]) as thumbnail:
+        assert thumbnail.size == (240, 180)
+
+
+def test_in_a_browser(tmp_path, browser):
+    """Sorted, filtered, enlarged; arrow keys go to the next image on view and to the next picture of it."""
+    panels = [("image", Image.new("RGB", (40, 30))), ("mask", Image.new("1", (40, 30)))]
+    Image.new("RGB", (80, 60)).save(tmp_path / "large.png")
+    sizes = {"b10": 0.2, "b9": 0.3, "a": 0.1}
+    cards = [Card(name, panels, scores={"size": size}, full={"mask": "large.png"}) for name, size in sizes.items()]
+    write_page(tmp_path / "index.html", "Title", cards)
+    tab, problems = browser.new_page(), []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.on("console", lambda message: problems.append(message.text))
+    tab.goto((tmp_path / "index.html").as_uri())
+    for order, expected in (("name", ["a", "b9", "b10"]), ("size", ["b9", "b10", "a"]), ("", [*sizes])):
+        tab.select_option("select", order)
+        assert tab.locator("h2").all_text_contents() == expected
+    tab.fill("input", "b")
+    assert tab.locator("output").inner_text() == "2 of 3 images"
+    tab.locator("figure button").nth(1).click()
+    large = tab.locator("dialog img")
+    large.evaluate("image => image.decode()")
+    assert large.evaluate("image => image.naturalWidth") == 80
+    for key, name, caption in (("Right", "b9", "mask"), ("Up", "b9", "image"), ("Right", "b9", "image")):
+        tab.keyboard.press(f"Arrow{key}")
+        assert (tab.locator("dialog h3").inner_text(), tab.locator("dialog p").inner_text()) == (name, caption)
+    tab.keyboard.press("Escape")
+    assert not tab.locator("dialog").is_visible()
+    assert problems == []
 
 
 def test_cards_are_written_one_by_one(tmp_path):
@@ -120,6 +171,7 @@ def folders(tmp_path):
         Image.new("RGB", (40, 35), "orange").save(images / name)
         about = {"id": name[0], "shape": (1, 3, 35, 40), "file": name}
         vectors = torch.randn(3, 20, generator=generator)
+        vectors[0] = 0.2  # constant: not drawn
         record = {"eigenvalues": torch.tensor([-1e-9, 0.00123, 0.5]), "eigenvectors": vectors}
         save_record(eigs / f"{name[0]}.pth", record | about | {"grid": (4, 5), "step": 8, "which_matrix": "laplacian"})
         attention = {"k": torch.zeros(1, 20, 4), "attn_cls": torch.rand(6, 20, generator=generator), "patch_size": 8}
@@ -131,7 +183,7 @@ def folders(tmp_path):
 
 def _captions(path):
     reader = _Reader(path.read_text())
-    return [image["alt"] for image in reader.all("img")], reader
+    return [image["alt"] for image in reader.all("img")][:-1], reader  # without the large view's
 
 
 def test_vis_eigs_draws_sheets_and_prints_the_page_last(folders, tmp_path, capsys):
@@ -142,7 +194,6 @@ def test_vis_eigs_draws_sheets_and_prints_the_page_last(folders, tmp_path, capsy
     captions, reader = _captions(out / "index.html")
     parts = (
         "image",
-        "eigenvector 0, λ = 0.000",
         "eigenvector 1, λ = 0.0012",
         "eigenvector 2, λ = 0.500",
         "[CLS] attention",
@@ -187,7 +238,7 @@ def test_vis_eigs_shows_what_it_can_and_names_what_it_cannot(folders, tmp_path, 
     output = capsys.readouterr()
     assert "a failed: no image 'a.png'" in output.err
     assert output.out.endswith("index.html\n")
-    assert len(_captions(tmp_path / "out" / "index.html")[0]) == 4
+    assert len(_captions(tmp_path / "out" / "index.html")[0]) == 3
     Image.new("RGB", (35, 40)).save(tmp_path / "images" / "a.png")
     with pytest.raises(InputError):
         vis_eigs(**folders)
@@ -199,7 +250,7 @@ def test_vis_eigs_says_on_the_page_that_it_shows_the_first_images_only(folders, 
     vis_eigs(**folders)
     captions, reader = _captions(tmp_path / "out" / "index.html")
     assert captions[0] == "image of a"
-    assert len(captions) == 4
+    assert len(captions) == 3
     assert any("first 1 of 2 images" in text for text in reader.text)
     assert (tmp_path / "out" / "b.png").exists()
 

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shlex
-import shutil
 import sys
 import time
 import urllib.error
@@ -368,13 +367,9 @@ def own_port():
 
 
 @pytest.fixture
-def tab(gallery, tmp_path):
+def tab(gallery, tmp_path, browser):
     """A browser's tab with the page, from ``streamlit run extract.py`` as users start it."""
     pytest.importorskip("streamlit", reason="needs Streamlit: pip install -e '.[viewer]'")
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("needs Chromium")
     address, log = f"http://127.0.0.1:{own_port()}", tmp_path / "log"
     command = [sys.executable, "-m", "streamlit", "run", "--server.headless", "true", "--server.port", own_port()]
     command += ["--server.address", "127.0.0.1", "--browser.gatherUsageStats", "false", "extract.py"]
@@ -388,13 +383,11 @@ def tab(gallery, tmp_path):
                 break
             assert server.poll() is None, log.read_text()
             time.sleep(0.5)
-        with playwright.sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            tab, problems = browser.new_page(viewport={"width": 1400, "height": 1000}), []
-            tab.on("pageerror", lambda error: problems.append(str(error)))
-            tab.goto(address)
-            yield tab
-            browser.close()
+        tab, problems = browser.new_page(viewport={"width": 1400, "height": 1000}), []
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.goto(address)
+        yield tab
+        tab.close()
         assert not problems
         assert "Traceback" not in log.read_text()
     finally:

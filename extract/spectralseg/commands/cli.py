@@ -176,7 +176,7 @@ def vis_eigs(
         output_dir: Folder of the pictures.
         features_dir: Output folder of extract_features; adds the attention of [CLS] where it is stored (attn_cls).
         images_list: Draw the images of this list only.
-        num_eigenvectors: How many eigenvectors to draw. Default: all, but at most 8.
+        num_eigenvectors: How many eigenvectors to draw, a constant first one left out. Default: all, at most 8.
         limit: Draw the first so many images only.
         overwrite: Redo pictures that exist.
     """
@@ -491,7 +491,7 @@ def run(
 
     Runs the stages one after the other and leaves their folders in <output> (images, features, eigs,
     single_region_segmentation, multi_region_segmentation), and masks/<id>.png (0 and 255), cutouts/<id>.png
-    (transparent background), results.json (boxes) and index.html.
+    (transparent background), outlines/<id>.jpg (outline and box), results.json (boxes) and index.html.
 
     Args:
         images: Folder of photographs of any format that Pillow reads, sub-folders included; or a single photograph.

@@ -14,7 +14,7 @@ from spectralseg.api import Preset, object_box, preset_of
 from spectralseg.commands import eigs, features, masks, semantic
 from spectralseg.commands.vis_eigs import Sources, load_card
 from spectralseg.drawing.page import Card, write_page
-from spectralseg.drawing.pictures import fit_height
+from spectralseg.drawing.pictures import draw_object, fit_height
 from spectralseg.errors import ImagesFailed, InputError, some_of
 from spectralseg.files.images import EXTENSIONS, list_images, load_image, open_picture, reduce_to
 from spectralseg.files.label_maps import (
@@ -26,6 +26,7 @@ from spectralseg.files.label_maps import (
     load_soft,
     save_soft,
     upscale_labels,
+    voc_palette,
 )
 from spectralseg.files.storage import atomic_write, make_folder, save_json, save_picture
 from spectralseg.mathematics.affinity import COLOR_GRIDS
@@ -39,7 +40,7 @@ from spectralseg.settings import Settings, setting
 
 THUMBNAIL_HEIGHT = 180
 MAX_CARDS = 1000
-CARD_EIGENVECTORS = 5  # the constant one, which is not drawn, included
+CARD_EIGENVECTORS = 4
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Folders:
         self.segment_patches = output / "multi_region_segmentation" / "patches"
         self.segment_crf = output / "multi_region_segmentation" / "crf"
         self.masks, self.cutouts, self.maps = output / "masks", output / "cutouts", output / "maps"
+        self.outlines = output / "outlines"
 
 
 def run(
@@ -154,7 +156,10 @@ def run(
     finished = {image_id: name for image_id, name in photographs.items() if image_id not in failures}
     step(cut_out_objects, finished, root, folders, settings.crf, patch_size, multiprocessing)
     finished = {image_id: name for image_id, name in finished.items() if image_id not in failures}
-    write_results(finished, failures, folders, settings.crf)
+    facts = {"model": model_name, "weights": extractor.backbone.weights, "matrix": preset.which_matrix, "K": preset.K}
+    facts |= {"object by": preset.foreground, "segments": settings.num_segments, "CRF": "yes" if settings.crf else "no"}
+    facts["longer side"] = f"{preset.max_size} pixels at most"
+    write_results(finished, failures, folders, settings.crf, facts)
     gone = sorted({path.stem for path in folders.masks.glob("[!.]*.png")} - photographs.keys())
     if gone and Path(images).is_dir():
         say(f"run: masks and cutouts hold {len(gone)} whose photographs are gone: {some_of(gone)}")
@@ -280,9 +285,12 @@ def _cut_out(
         save_picture(folder / f"{image_id}.png", picture)
 
 
-def write_results(photographs: dict[str, str], failures: dict[str, str], folders: Folders, crf: bool) -> None:
-    """Write ``results.json`` and ``index.html``."""
+def write_results(
+    photographs: dict[str, str], failures: dict[str, str], folders: Folders, crf: bool, facts: dict[str, object]
+) -> None:
+    """Write ``results.json``, ``index.html`` and, for its large view, ``outlines/<id>.jpg``."""
     results = []
+    make_folder(folders.outlines)
 
     def cards() -> Iterator[Card]:
         sources = Sources(folders.images, folders.eigs, num_eigenvectors=CARD_EIGENVECTORS)
@@ -293,12 +301,22 @@ def write_results(photographs: dict[str, str], failures: dict[str, str], folders
                 yield _card(image_id, result, folders, sources, crf)
 
     description = (
-        "Each photograph, the first eigenvectors of its graph of patches, counted from 0, the mask of the main object, "
-        "segments, and the object cut out. Full size: folders masks and cutouts."
+        "Each photograph; the object's outline (yellow) and box (red); eigenvectors of the graph of patches, from "
+        "lowest values (violet) to the highest (yellow), without the constant one; the object's mask (white); segments "
+        "(the background black); the object cut out. A click enlarges, arrow keys go on."
     )
     if len(photographs) > MAX_CARDS:
         description += f" Here are the first {MAX_CARDS} of {len(photographs)} photographs."
-    write_page(folders.output / "index.html", "Objects", cards(), description, THUMBNAIL_HEIGHT)
+    write_page(
+        folders.output / "index.html",
+        "Objects",
+        cards(),
+        description,
+        THUMBNAIL_HEIGHT,
+        facts=facts,
+        failed=failures,
+        count=min(MAX_CARDS, len(photographs)),
+    )
     content = {"images": results, "failed": failures, "boxes": "(xmin, ymin, xmax, ymax) in pixels, maxima exclusive"}
     save_json(folders.output / "results.json", content, indent=1)
 
@@ -319,19 +337,36 @@ def _result(image_id: str, name: str, folders: Folders) -> dict[str, Any]:
 
 
 def _card(image_id: str, result: dict[str, Any], folders: Folders, sources: Sources, crf: bool) -> Card:
-    card = load_card(image_id, sources, THUMBNAIL_HEIGHT)
-    size = card.panels[0][1].size
+    photograph, *eigenvectors = load_card(image_id, sources, THUMBNAIL_HEIGHT).panels
+    size, object_id = photograph[1].size, f"{image_id}.png"
     with (
-        open_picture(folders.masks / f"{image_id}.png") as mask,
-        open_picture(folders.cutouts / f"{image_id}.png") as cutout,
+        open_picture(folders.images / object_id) as copy,
+        open_picture(folders.masks / object_id) as mask,
+        open_picture(folders.cutouts / object_id) as cutout,
     ):
+        scale = copy.width / result["width"]
+        box = None if result["box"] is None else [scale * side for side in result["box"]]
+        outline = draw_object(copy, np.array(mask.resize(copy.size)) > 0, box)
         panels = [("mask", mask.resize(size)), ("cut-out", cutout.resize(size, Image.Resampling.LANCZOS))]
-    segments = load_labels((folders.segment_crf if crf else folders.segment_patches) / f"{image_id}.png")
+    save_picture(folders.outlines / f"{image_id}.jpg", outline, quality=90)
+    segments = load_labels((folders.segment_crf if crf else folders.segment_patches) / object_id)
     panels.insert(1, ("segments", fit_height(label_picture(segments), THUMBNAIL_HEIGHT)))
+    colours = np.array(voc_palette()).reshape(-1, 3)
+    legend = [(f"rgb{tuple(colours[label].tolist())}", str(label)) for label in np.unique(segments).tolist()]
     notes = {"photograph": result["file"], "size": f"{result['width']} × {result['height']}"}
     notes["box"] = "none: the mask is empty" if result["box"] is None else ", ".join(map(str, result["box"]))
+    full = {"mask": result["mask"], "cut-out": result["cutout"], "object": f"outlines/{image_id}.jpg"}
+    full["image"] = f"images/{object_id}"
     if folders.has_soft:
-        with open_picture(folders.maps / f"{image_id}.png") as soft:
+        with open_picture(folders.maps / object_id) as soft:
             panels.insert(0, ("map of the object", soft.resize(size)))
-    photograph, _, *eigenvectors = card.panels  # number 0 is constant
-    return Card(image_id, [photograph, *eigenvectors, *panels], notes, link=result["cutout"])
+        full["map of the object"] = f"maps/{object_id}"
+    return Card(
+        image_id,
+        [photograph, ("object", fit_height(outline, THUMBNAIL_HEIGHT)), *eigenvectors, *panels],
+        notes,
+        link=result["cutout"],
+        full=full,
+        scores={"size of the object": result["object_share"]},
+        legends={"segments": legend},
+    )

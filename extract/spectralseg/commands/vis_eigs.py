@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from spectralseg.drawing.page import Card, write_page
-from spectralseg.drawing.pictures import attention_picture, contact_sheet, eigenvector_picture, fit_height
+from spectralseg.drawing.pictures import CONSTANT, attention_picture, contact_sheet, eigenvector_picture, fit_height
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_image, load_image, patch_grid, read_images_list, view_of
 from spectralseg.files.label_maps import infer_grid
@@ -84,12 +85,13 @@ def write_index(ids: list[str], sources: Sources, folder: Path) -> Path:
     """Write ``<folder>/index.html`` with a card for each of the first ``MAX_CARDS`` ids."""
     path = folder / "index.html"
     description = (
-        "Each image and its first eigenvectors, counted from 0. Colours run from the lowest values (violet) to the "
-        "highest (yellow) of each eigenvector; grey borders belong to no whole patch."
+        "Each image and its first eigenvectors, counted from 0, which is left out where it is constant. Colours run "
+        "from the lowest values (violet) to the highest (yellow) of each; grey borders belong to no whole patch."
     )
     if len(ids) > MAX_CARDS:
         description += f" Here are the first {MAX_CARDS} of {len(ids)} images; the others are PNG files in this folder."
-    write_page(path, "Eigenvectors", _cards(ids[:MAX_CARDS], sources), description, THUMBNAIL_HEIGHT)
+    ids = ids[:MAX_CARDS]
+    write_page(path, "Eigenvectors", _cards(ids, sources), description, THUMBNAIL_HEIGHT, count=len(ids))
     return path
 
 
@@ -126,10 +128,11 @@ def load_card(image_id: str, sources: Sources, height: int) -> Card:
     photograph = fit_height(image, height)
     scale = photograph.height / image.height
     panels = [("image", photograph)]
-    count = sources.num_eigenvectors
-    pairs = zip(record["eigenvalues"][:count].tolist(), record["eigenvectors"][:count].numpy(), strict=True)
-    for index, (value, vector) in enumerate(pairs):
-        picture = eigenvector_picture(vector.reshape(grid), photograph.size, step * scale)
+    vectors = record["eigenvectors"].numpy()
+    first = 1 if np.ptp(vectors[0]) <= CONSTANT * np.abs(vectors[0]).max() else 0  # that of a Laplacian says nothing
+    for index in range(first, min(first + sources.num_eigenvectors, len(vectors))):
+        picture = eigenvector_picture(vectors[index].reshape(grid), photograph.size, step * scale)
+        value = float(record["eigenvalues"][index])
         panels.append((_caption(index, value, record.get("which_matrix", "")), picture))
     if "attn_cls" in features:
         panels.append(("[CLS] attention", _attention(features, image, photograph.size, scale, features_path)))

@@ -39,7 +39,7 @@ def vis_objects(objects_file: str, images_root: str, output_dir: str, limit: int
     if len(images) < len(content["images"]):
         description += f" Here are the first {limit} of {len(content['images'])} images."
     cards = (_card(image, own.get(image["id"], []), Path(images_root)) for image in _bar(images))
-    write_page(path, "Objects", cards, description, THUMBNAIL_HEIGHT)
+    write_page(path, "Objects", cards, description, THUMBNAIL_HEIGHT, count=len(images))
     print(path)
 
 
@@ -60,4 +60,5 @@ def _card(image: dict[str, Any], entries: list[dict[str, Any]], images_root: Pat
         x, y, width, height = (round(side) for side in entry["bbox"])
         panels.append((f"{number}: score {entry['score']:.2f}", cutout.crop((x, y, x + width, y + height))))
     notes = {"size": f"{photograph.width} × {photograph.height}", "objects": len(entries) or "none"}
-    return Card(Path(image["file_name"]).stem, panels, notes)
+    scores = {"score": entries[0]["score"] if entries else 0.0, "objects": len(entries)}
+    return Card(Path(image["file_name"]).stem, panels, notes, scores=scores)

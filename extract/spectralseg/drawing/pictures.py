@@ -5,7 +5,7 @@ Arrays in, Pillow images out. Sizes are (width, height) in pixels, as Pillow has
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -19,6 +19,7 @@ from spectralseg.files.label_maps import label_picture, stretch_labels, voc_pale
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 NO_DATA = (226, 226, 226)  # light grey: pixels outside the grid, and cells that are not finite
+BOX, OUTLINE = (235, 25, 25), (255, 210, 0)
 PAPER, INK = (255, 255, 255), (38, 38, 38)
 CONSTANT = 1e-3  # a spread below this share of the largest magnitude is rounding, not structure
 MAX_SHEET_WIDTH = 1600
@@ -162,6 +163,35 @@ def draw_outlines(image: Image.Image, masks: Sequence[NDArray[np.bool_]]) -> Ima
         colour = tuple(int(value) for value in palette[number % len(palette)])
         draw.text((column, row), str(number), colour, font, anchor="mm", stroke_width=2, stroke_fill="white")
     return drawn
+
+
+def draw_object(image: Image.Image, mask: NDArray[np.bool_], box: Iterable[float] | None) -> Image.Image:
+    """The photograph with the outline of a mask (H, W), yellow on black, and a box, red."""
+    picture, width = np.array(image.convert("RGB")), line_width(image)
+    inside = ndimage.binary_erosion(mask, iterations=width, border_value=0)
+    picture[ndimage.binary_dilation(mask, iterations=max(1, width // 2)) & ~inside] = 0
+    picture[mask & ~inside] = OUTLINE
+    drawn = Image.fromarray(picture)
+    if box is not None:
+        draw_box(drawn, box, BOX, width)
+    return drawn
+
+
+def line_width(image: Image.Image) -> int:
+    """Pixels of a line that is seen at any size."""
+    return max(3, round(min(image.size) / 90))
+
+
+def draw_box(picture: Image.Image, box: Iterable[float], colour: tuple[int, int, int], width: int) -> None:
+    """Draw a box (maxima exclusive) along the inside of its border, cased in white to stand out from the photograph."""
+    xmin, ymin, xmax, ymax = (round(float(side)) for side in box)
+    xmin, ymin = max(0, xmin), max(0, ymin)
+    xmax, ymax = max(xmin + 1, min(xmax, picture.width)), max(ymin + 1, min(ymax, picture.height))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((xmin, ymin, xmax - 1, ymax - 1), outline=(255, 255, 255), width=width + 2)
+    inner = (min(xmin + 1, xmax - 1), min(ymin + 1, ymax - 1), max(xmin, xmax - 2), max(ymin, ymax - 2))
+    if inner[0] <= inner[2] and inner[1] <= inner[3]:
+        draw.rectangle(inner, outline=colour, width=width)
 
 
 def on_checkerboard(picture: Image.Image, square: int = 8) -> Image.Image:
