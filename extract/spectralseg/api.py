@@ -6,17 +6,29 @@
 >>> result = segment(Image.open("data/samples/images/chelsea.jpg"))
 >>> result.mask.shape, result.box is not None
 ((300, 451), True)
+
+``result.show()`` opens a picture of it, a notebook draws it by itself, ``result.save("folder")`` writes files; a list
+of pictures gives a list of results.
 """
 
+import base64
+import io
 import os
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
+import torch
 from PIL import Image
 
+from spectralseg.drawing.pictures import contact_sheet, draw_object, eigenvector_picture
 from spectralseg.errors import check_choice
 from spectralseg.files.images import as_picture, patch_grid, reduce_to, to_tensor
-from spectralseg.files.label_maps import enlarge_mask, stretch_labels, upscale_labels
+from spectralseg.files.label_maps import enlarge_mask, label_picture, stretch_labels, upscale_labels
+from spectralseg.files.storage import make_folder, save_picture
 from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
 from spectralseg.mathematics.crf import CrfSettings, dense_crf, sharpen_soft
 from spectralseg.mathematics.eigen import spectral_eigenvectors
@@ -26,6 +38,9 @@ from spectralseg.models.backbones import AUTO, LAB_GRAPH, MAX_SIZE, load_backbon
 from spectralseg.models.tokens import TokenExtractor
 from spectralseg.running.devices import pick_device
 from spectralseg.settings import check_range
+
+Picture = Image.Image | str | os.PathLike[str] | np.ndarray
+GPU_BATCH, GPU_BATCH_CELLS = 32, 64 * 1024**2  # images, and entries of their matrices, at once on a GPU
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,8 @@ class Segmentation:
         (H, W) uint8: segment numbers, 0 the background.
     box
         (xmin, ymin, xmax, ymax) in pixels, maxima exclusive: of the mask's largest component; None if it is empty.
+    image
+        The photograph, RGB and upright.
     soft
         (rows, columns) float64 in [0, 1], at the grid: the soft map whose part above 1/2 the mask is; None where the
         mask is an eigenvector's sign.
@@ -83,11 +100,46 @@ class Segmentation:
     mask: np.ndarray
     segments: np.ndarray
     box: tuple[int, int, int, int] | None
+    image: Image.Image
     soft: np.ndarray | None = None
+
+    def cutout(self) -> Image.Image:
+        """The object on a transparent background, RGBA of H x W pixels."""
+        picture = self.image.copy()
+        picture.putalpha(Image.fromarray(self.mask * np.uint8(255)))
+        return picture
+
+    def picture(self, num_eigenvectors: int = 3, height: int = 160) -> Image.Image:
+        """A sheet: photograph, object, eigenvectors, soft map where there is one, segments, cut-out."""
+        width = round(self.image.width * height / self.image.height)
+        panels = [("image", self.image), ("object", draw_object(self.image, self.mask, self.box))]
+        for number, vector in enumerate(self.eigenvectors[1 : 1 + num_eigenvectors], 1):
+            panels.append((f"eigenvector {number}", eigenvector_picture(vector, (width, height))))
+        if self.soft is not None:
+            panels.append(("map of the object", Image.fromarray(np.uint8(255 * self.soft)).resize((width, height), 0)))
+        panels += [("segments", label_picture(self.segments)), ("cut-out", self.cutout())]
+        return contact_sheet(panels, height=height)
+
+    def show(self) -> None:
+        """Open :meth:`picture` in the system's viewer."""
+        self.picture().show()
+
+    def save(self, folder: str | os.PathLike[str], name: str = "photograph") -> None:
+        """Write to a folder: ``<name>_mask.png`` (0 and 255), ``_segments.png``, ``_cutout.png``, ``_picture.png``."""
+        path = make_folder(Path(folder))
+        mask = Image.fromarray(self.mask * np.uint8(255))
+        files = {"mask": mask, "segments": label_picture(self.segments), "cutout": self.cutout()}
+        for kind, picture in (files | {"picture": self.picture()}).items():
+            save_picture(path / f"{name}_{kind}.png", picture)
+
+    def _repr_html_(self) -> str:
+        buffer = io.BytesIO()
+        self.picture().save(buffer, "PNG")
+        return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="segmentation">'
 
 
 class Segmenter:
-    """A backbone, ready to segment pictures one by one.
+    """A backbone, ready to segment pictures.
 
     Parameters
     ----------
@@ -113,9 +165,17 @@ class Segmenter:
         self.preset = preset_of(self.backbone.name)
         self.extractor = TokenExtractor(self.backbone, dtype=dtype)
 
+    @overload
+    def __call__(self, image: Picture, *arguments: Any, **options: Any) -> Segmentation: ...
+
+    @overload
+    def __call__(
+        self, image: list[Picture] | tuple[Picture, ...], *arguments: Any, **options: Any
+    ) -> list[Segmentation]: ...
+
     def __call__(
         self,
-        image: Image.Image | str | os.PathLike[str] | np.ndarray,
+        image: Picture | list[Picture] | tuple[Picture, ...],
         K: int | None = None,
         num_segments: int = 4,
         color_lambda: float = 0.0,
@@ -125,14 +185,14 @@ class Segmenter:
         color_grid: str = "cropped",
         crf_backend: str = "auto",
         foreground: str | None = None,
-    ) -> Segmentation:
-        """Segment a picture.
+    ) -> Segmentation | list[Segmentation]:
+        """Segment a picture, or several.
 
         Parameters
         ----------
         image
             Any Pillow image or the path of one; its EXIF orientation is applied. Or an array of uint8, (H, W, 3) RGB or
-            (H, W) grey.
+            (H, W) grey. Or a list or tuple of such pictures: on a GPU those of one size go through it together.
         K
             Eigenvectors, the constant one included; at least 2, at most as many as the image has patches. Default: 5,
             with ``lab_graph`` 20.
@@ -167,41 +227,73 @@ class Segmenter:
         check_choice("which_color_matrix", which_color_matrix, COLOUR_AFFINITIES)
         check_choice("color_grid", color_grid, COLOR_GRIDS)
         sharpening = CrfSettings(crf_backend=crf_backend).resolved(self.device) if crf else None
-        photograph = as_picture(image)
+        pictures = image if isinstance(image, list | tuple) else [image]
+        photographs = [as_picture(picture) for picture in pictures]
+        images = [self._reduced(photograph) for photograph in photographs]
+        results: dict[int, Segmentation] = {}
+        for numbers in self._batches(images):
+            together = [images[number] for number in numbers]
+            solved = self._eigenvectors(together, K, color_lambda, which_color_matrix, color_grid)
+            for number, features, eigenvalues, eigenvectors in zip(numbers, *solved, strict=True):
+                grid = eigenvectors.shape[1:]
+                small, soft = images[number], None
+                if foreground == "eigenvector":
+                    mask = self._at_pixels(small, eigenvectors[1] > 0, 2, sharpening)
+                else:
+                    colours = features if self.backbone.name == LAB_GRAPH else None
+                    soft = object_map(foreground, grid, eigenvalues, eigenvectors.reshape(K, -1), colours)
+                    mask = self._sharp_map(small, soft, sharpening)
+                points = eigenvectors[1 : 1 + self.preset.num_eigenvectors].reshape(-1, grid[0] * grid[1]).T
+                coarse = background_first(kmeans_segments(points, num_segments, seed).reshape(grid))
+                segments = self._at_pixels(small, coarse, num_segments, sharpening)
+                photograph = photographs[number]
+                if small.size != photograph.size:
+                    mask = enlarge_mask(mask > 0, photograph.size)
+                    segments = stretch_labels(segments, photograph.height, photograph.width)
+                mask = mask.astype(bool)
+                fields = (self.backbone.patch_size, mask, segments, object_box(mask), photograph, soft)
+                results[number] = Segmentation(eigenvalues, eigenvectors, *fields)
+        ordered = [results[number] for number in range(len(photographs))]
+        return ordered if pictures is image else ordered[0]
+
+    def _reduced(self, photograph: Image.Image) -> Image.Image:
         image = photograph.copy()
         if self.backbone.name in MAX_SIZE:
             reduce_to(image, MAX_SIZE[self.backbone.name])
+        return image
+
+    def _batches(self, images: list[Image.Image]) -> Iterator[list[int]]:
+        """Numbers of images that go together: on a GPU those of one size, else one by one."""
+        by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for number, image in enumerate(images):
+            by_size[image.size].append(number)
+        for size, numbers in by_size.items():
+            patches = max(1, size[0] * size[1] // self.backbone.patch_size**2)
+            at_once = 1 if self.device.type == "cpu" else max(1, min(GPU_BATCH, GPU_BATCH_CELLS // patches**2))
+            yield from (numbers[start : start + at_once] for start in range(0, len(numbers), at_once))
+
+    def _eigenvectors(
+        self, images: list[Image.Image], K: int, color_lambda: float, which_color_matrix: str, color_grid: str
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Features (B, T, D), eigenvalues (B, K), eigenvectors (B, K, rows, columns) of images of one size."""
         patch = self.backbone.patch_size
-        grid = patch_grid(image.height, image.width, patch)
-        features = self.extractor(to_tensor(image)[None].to(self.device))["k"][0]
+        grid = patch_grid(images[0].height, images[0].width, patch)
+        features = self.extractor(torch.stack([to_tensor(image) for image in images]).to(self.device))["k"]
         colour = None
         if color_lambda > 0:
             covered = (grid[0] * patch, grid[1] * patch)
-            colour = colour_affinity(image, covered, grid, which_color_matrix, color_grid)
+            colour = [colour_affinity(image, covered, grid, which_color_matrix, color_grid) for image in images]
         values, vectors = spectral_eigenvectors(
             features, K, self.preset.which_matrix, colour=colour, colour_lambda=color_lambda, grid=grid
         )
-        eigenvalues, eigenvectors = values.cpu().numpy(), vectors.cpu().numpy()
-        soft = None
-        if foreground == "eigenvector":
-            mask = self._at_pixels(image, (eigenvectors[1] > 0).reshape(grid), 2, sharpening)
-        else:
-            colours = features.cpu().numpy() if self.backbone.name == LAB_GRAPH else None
-            soft = object_map(foreground, grid, eigenvalues, eigenvectors, colours)
-            full = upscale_labels(soft, image.height, image.width, patch)
-            mask = full > 0.5
-            if sharpening is not None:
-                chosen = replace(self.preset.crf, crf_backend=sharpening.crf_backend)
-                mask = sharpen_soft(np.array(image), full, chosen, self.device)
-        points = eigenvectors[1 : 1 + self.preset.num_eigenvectors].T
-        coarse_segments = background_first(kmeans_segments(points, num_segments, seed).reshape(grid))
-        segments = self._at_pixels(image, coarse_segments, num_segments, sharpening)
-        if image.size != photograph.size:
-            mask = enlarge_mask(mask > 0, photograph.size)
-            segments = stretch_labels(segments, photograph.height, photograph.width)
-        mask = mask.astype(bool)
-        fields = (eigenvalues, eigenvectors.reshape(K, *grid), patch, mask, segments, object_box(mask), soft)
-        return Segmentation(*fields)
+        return features.cpu().numpy(), values.cpu().numpy(), vectors.cpu().numpy().reshape(len(images), K, *grid)
+
+    def _sharp_map(self, image: Image.Image, soft: np.ndarray, sharpening: CrfSettings | None) -> np.ndarray:
+        full = upscale_labels(soft, image.height, image.width, self.backbone.patch_size)
+        if sharpening is None:
+            return full > 0.5
+        chosen = replace(self.preset.crf, crf_backend=sharpening.crf_backend)
+        return sharpen_soft(np.array(image), full, chosen, self.device)
 
     def _at_pixels(
         self, image: Image.Image, labels: np.ndarray, num_classes: int, crf: CrfSettings | None

@@ -1,6 +1,9 @@
 """The function interface gives what the command line gives."""
 
+import base64
 import doctest
+import io
+import re
 
 import numpy as np
 import pytest
@@ -19,9 +22,9 @@ def test_equals_the_stages(tmp_path):
     made = ("--features_dir", tmp_path / "features", "--eigs_dir", tmp_path / "eigs")
     run_here("extract_single_region_segmentations", *made, "--output_dir", tmp_path / "m")
     run_here("extract_multi_region_segmentations", *made, "--output_dir", tmp_path / "s")
-    segmenter = Segmenter("lab_hog")
-    for name in ("coffee", "rocket"):
-        result = segmenter(Image.open(SAMPLES / "images" / f"{name}.jpg"))
+    names = ("coffee", "rocket")
+    results = Segmenter("lab_hog")([Image.open(SAMPLES / "images" / f"{name}.jpg") for name in names])
+    for name, result in zip(names, results, strict=True):
         record = torch.load(tmp_path / "eigs" / f"{name}.pth", weights_only=True)
         np.testing.assert_allclose(result.eigenvectors.reshape(5, -1), record["eigenvectors"], atol=1e-5)
         mask, segments_map = (np.array(Image.open(tmp_path / kind / f"{name}.png")) for kind in "ms")
@@ -37,6 +40,27 @@ def test_crf_and_colour():
     result = Segmenter("lab_hog")(image, color_lambda=10.0, crf=True)
     assert result.mask.shape == result.segments.shape == (300, 451)
     assert result.mask.any()
+
+
+def test_what_a_result_shows_and_saves(tmp_path):
+    photographs = [SAMPLES / "images" / f"{name}.jpg" for name in ("coffee", "rocket")]
+    one, other = Segmenter("lab_graph")([*photographs, photographs[0]])[1:]
+    assert other.image.size == (600, 400)
+    cutout = other.cutout()
+    np.testing.assert_array_equal(np.array(cutout)[..., 3] > 0, other.mask)
+    one.save(tmp_path / "deep" / "er", "rocket")
+    kinds = {
+        kind: Image.open(tmp_path / "deep" / "er" / f"rocket_{kind}.png") for kind in ("mask", "segments", "cutout")
+    }
+    np.testing.assert_array_equal(np.array(kinds["mask"]) > 0, one.mask)
+    np.testing.assert_array_equal(np.array(kinds["segments"]), one.segments)
+    assert kinds["cutout"].mode == "RGBA"
+    data = re.fullmatch(r'<img src="data:image/png;base64,([^"]+)" alt="segmentation">', one._repr_html_())
+    with (
+        Image.open(io.BytesIO(base64.b64decode(data[1]))) as shown,
+        Image.open(tmp_path / "deep/er/rocket_picture.png") as saved,
+    ):
+        assert shown.size == saved.size == one.picture().size
 
 
 def test_an_image_without_a_whole_patch():
