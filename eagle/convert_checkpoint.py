@@ -1,7 +1,6 @@
 """Make a published checkpoint a plain file; ``python convert_checkpoint.py --help``."""
 
-import spectralseg.running.ctrl_c  # noqa: F401
-from eagleseg.commands.convert import main
+from spectralseg.doors import eagle_convert_checkpoint
 
 if __name__ == "__main__":
-    main()
+    eagle_convert_checkpoint()

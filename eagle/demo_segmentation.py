@@ -1,7 +1,6 @@
 """Segment a folder of photographs; ``python demo_segmentation.py --help``."""
 
-import spectralseg.running.ctrl_c  # noqa: F401
-from eagleseg.commands.demo import main
+from spectralseg.doors import eagle_demo
 
 if __name__ == "__main__":
-    main()
+    eagle_demo()

@@ -1,7 +1,6 @@
 """Fetch a data set; ``python download_datasets.py --help``."""
 
-import spectralseg.running.ctrl_c  # noqa: F401
-from eagleseg.commands.download_datasets import main
+from spectralseg.doors import eagle_download_datasets
 
 if __name__ == "__main__":
-    main()
+    eagle_download_datasets()

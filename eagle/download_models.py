@@ -1,7 +1,6 @@
 """Fetch backbones and checkpoints; ``python download_models.py --help``."""
 
-import spectralseg.running.ctrl_c  # noqa: F401
-from eagleseg.commands.download_models import main
+from spectralseg.doors import eagle_download_models
 
 if __name__ == "__main__":
-    main()
+    eagle_download_models()

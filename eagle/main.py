@@ -1,7 +1,6 @@
 """Evaluate trained models: the same as eval_segmentation.py."""
 
-import spectralseg.running.ctrl_c  # noqa: F401
-from eagleseg.commands.evaluate import main
+from spectralseg.doors import eagle_eval
 
 if __name__ == "__main__":
-    main()
+    eagle_eval()

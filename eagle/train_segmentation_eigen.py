@@ -1,7 +1,6 @@
 """Train EAGLE; ``python train_segmentation_eigen.py --help``."""
 
-import spectralseg.running.ctrl_c  # noqa: F401
-from eagleseg.commands.train import main
+from spectralseg.doors import eagle_train
 
 if __name__ == "__main__":
-    main()
+    eagle_train()

@@ -1,7 +1,6 @@
 """The extract stage: images to features, eigenvectors, masks, ...; ``python extract.py --help``."""
 
-import spectralseg.running.ctrl_c  # noqa: F401
-from spectralseg.commands.cli import main
+from spectralseg.doors import extract
 
 if __name__ == "__main__":
-    main()
+    extract()

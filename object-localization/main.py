@@ -1,7 +1,6 @@
 """Object localization: one box per image, and CorLoc; ``python main.py --help``."""
 
-import spectralseg.running.ctrl_c  # noqa: F401
-from objectloc.command import main
+from spectralseg.doors import object_localization
 
 if __name__ == "__main__":
-    main()
+    object_localization()

@@ -1,7 +1,6 @@
 """Evaluation of one binary mask per image; ``python main.py --help``."""
 
-import spectralseg.running.ctrl_c  # noqa: F401
-from objectseg.evaluation import main
+from spectralseg.doors import object_segmentation
 
 if __name__ == "__main__":
-    main()
+    object_segmentation()

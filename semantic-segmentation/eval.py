@@ -1,7 +1,6 @@
 """The evaluation under its published name: the same as main.py."""
 
-import spectralseg.running.ctrl_c  # noqa: F401
-from semanticseg.evaluation import main
+from spectralseg.doors import semantic_segmentation
 
 if __name__ == "__main__":
-    main()
+    semantic_segmentation()

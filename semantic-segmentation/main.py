@@ -1,7 +1,6 @@
 """Evaluation of semantic label maps; ``python main.py --help``."""
 
-import spectralseg.running.ctrl_c  # noqa: F401
-from semanticseg.evaluation import main
+from spectralseg.doors import semantic_segmentation
 
 if __name__ == "__main__":
-    main()
+    semantic_segmentation()

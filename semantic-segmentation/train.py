@@ -1,7 +1,6 @@
 """Self-training on pseudo-labels; ``python train.py --help``."""
 
-import spectralseg.running.ctrl_c  # noqa: F401
-from semanticseg.self_training import main
+from spectralseg.doors import semantic_segmentation_train
 
 if __name__ == "__main__":
-    main()
+    semantic_segmentation_train()

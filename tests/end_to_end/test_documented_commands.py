@@ -22,6 +22,7 @@ from documented_commands import Command, commands_of_page, commands_of_script
 from objectloc.command import build_parser as localization_flags
 from running import EXTRACT
 from shared_data import PROJECT
+from spectralseg import doors
 from spectralseg.commands import cli
 from spectralseg.running import fire_app, hydra_app
 
@@ -37,7 +38,8 @@ UNDERSTOOD: set[tuple] = set()  # the same commands stand in several places, and
 
 def module_behind(script: Path) -> ModuleType:
     """The module whose command line a script is."""
-    return importlib.import_module(re.search(r"^from ([\w.]+) import main$", script.read_text(), re.MULTILINE)[1])
+    door = re.search(r"^from spectralseg.doors import (\w+)$", script.read_text(), re.MULTILINE)[1]
+    return importlib.import_module(getattr(doors, door).args[0])
 
 
 class Understood(BaseException):

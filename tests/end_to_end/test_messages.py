@@ -96,7 +96,7 @@ def test_what_run_takes_for_photographs(root: str, tmp_path: Path, capsys: pytes
     (photographs / "image9.png").unlink()
     run_here(*run, photographs, "--output", photographs / "second")
     said = capsys.readouterr().err
-    assert "run: 5 images are results of earlier runs, left out: first/cutouts/image0.png, first/images/" in said
+    assert "run: 6 images are results of earlier runs, left out: first/cutouts/image0.png, first/images/" in said
     assert f"1 photographs of {photographs} are left out: a.heic; their formats are not read" in said
     assert "run: masks and cutouts hold 1 whose photographs are gone: image9" in said
     results = json.loads((photographs / "second" / "results.json").read_text())["images"]
@@ -113,7 +113,7 @@ def test_the_function_takes_what_it_can_see(root: str):
     grey = pixels[..., 0].astype(np.uint16)
     deep, flat = segment(Image.fromarray(grey * 257)), segment(grey.astype(np.uint8))
     np.testing.assert_array_equal(deep.mask, flat.mask)  # not clipped
-    for wrong in (pixels / 255, [pixels], torch.ones(8, 8, 3), None, pixels[None], pixels[:0]):
+    for wrong in (pixels / 255, [pixels / 255], torch.ones(8, 8, 3), None, pixels[None], pixels[:0]):
         with pytest.raises(InputError, match=r"^no picture: .* an array of uint8 of shape"):
             segment(wrong)
 
