@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from running import run_here
+from running import refused_here, run_here
 from shared_data import SAMPLES
 from spectralseg.api import object_box
 from spectralseg.commands.run import find_photographs
@@ -136,3 +136,20 @@ def test_nothing_to_do(tmp_path: Path):
     with pytest.raises(SystemExit, match="no such folder"):
         run(tmp_path / "absent", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_one_file_in_one_file_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    photograph, cut, box = SAMPLES / "images" / "coffee.jpg", tmp_path / "cut.png", tmp_path / "box.json"
+    run(photograph, tmp_path / "folder", "--nocrf")
+    run(photograph, cut, "--nocrf")
+    run(photograph, box, "--nocrf")
+    assert cut.read_bytes() == (tmp_path / "folder" / "cutouts" / "coffee.png").read_bytes()
+    (result,) = json.loads((tmp_path / "folder" / "results.json").read_text())["images"]
+    assert json.loads(box.read_text()) == {name: result[name] for name in ("file", "width", "height", "box")}
+    flags = {"model_name": "lab_hog", "images": photograph}
+    assert "cut.png is there already" in refused_here(capsys, "run", **flags, output=cut)
+    assert "no photograph: give a folder" in refused_here(capsys, "run", **flags | {"images": tmp_path}, output=box)
+    (tmp_path / "broken.jpg").write_text("no image")
+    flags["images"] = tmp_path / "broken.jpg"
+    assert "cannot be read" in refused_here(capsys, "run", **flags, output=tmp_path / "a.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["box.json", "broken.jpg", "cut.png", "folder"]

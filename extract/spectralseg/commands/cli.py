@@ -495,7 +495,7 @@ def run(
 
     Args:
         images: Folder of photographs of any format that Pillow reads, sub-folders included; or a single photograph.
-        output: Folder of the results.
+        output: Folder of the results. Of a single photograph also a file: cut.png is its cut-out, box.json its box.
         model_name: Backbone, as for extract_features; auto is dino_vits16, or lab_graph where its weights
             cannot be had.
         weights: As for extract_features.

@@ -1,6 +1,7 @@
 """``run``: from a folder of photographs to masks, cut-outs, boxes and a page, by way of the usual stages."""
 
 import functools
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +29,7 @@ from spectralseg.files.label_maps import (
     upscale_labels,
     voc_palette,
 )
-from spectralseg.files.storage import atomic_write, make_folder, save_json, save_picture
+from spectralseg.files.storage import atomic_write, load_json, make_folder, save_json, save_picture
 from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.crf import BACKENDS, CrfSettings
 from spectralseg.mathematics.ranking import FOREGROUNDS
@@ -40,6 +41,7 @@ from spectralseg.settings import Settings, setting
 
 THUMBNAIL_HEIGHT = 180
 MAX_CARDS = 1000
+ONE_FILE = (".png", ".json")  # names of outputs that are no folder: the cut-out, the box
 CARD_EIGENVECTORS = 4
 
 
@@ -92,12 +94,48 @@ def run(
     overwrite: bool = False,
 ) -> None:
     """The command ``run``; see its documentation in ``extract.py``."""
+    how = (feature_settings, settings, batch_size, multiprocessing, device)
+    target = Path(output)
+    if target.suffix.lower() not in ONE_FILE:
+        count, failures = _run_stages(images, target, *how, overwrite)
+        print(f"{count - len(failures)} of {count} photographs -> {target / 'index.html'}")
+        if failures:
+            raise ImagesFailed(f"{len(failures)} of {count} photographs failed: see the lines above", failures)
+        return
+    if not Path(images).is_file():
+        raise InputError(f"{output} is one file, and {images} no photograph: give a folder as --output")
+    if target.exists() and not overwrite:
+        raise InputError(f"{output} is there already: name another file, or add --overwrite")
+    with tempfile.TemporaryDirectory(prefix="spectralseg-") as folder:
+        _, failures = _run_stages(images, Path(folder), *how, overwrite)
+        if failures:
+            raise ImagesFailed(f"{images}: {next(iter(failures.values()))}", failures)
+        (result,) = load_json(Path(folder) / "results.json")["images"]
+        if target.suffix.lower() == ".json":
+            save_json(target, {name: result[name] for name in ("file", "width", "height", "box")}, indent=1)
+        else:
+            with atomic_write(target) as file:
+                file.write((Path(folder) / result["cutout"]).read_bytes())
+    print(target)
+
+
+def _run_stages(
+    images: str,
+    output: Path,
+    feature_settings: features.FeatureSettings,
+    settings: RunSettings,
+    batch_size: int | None,
+    multiprocessing: int,
+    device: str,
+    overwrite: bool,
+) -> tuple[int, dict[str, str]]:
+    """All stages, one after the other; the number of photographs, and why some of them failed."""
     photographs, root = find_photographs(images, output), Path(images)
     root = root.parent if root.is_file() else root
     where = device_or_processes(device, multiprocessing)
     if settings.crf:
         CrfSettings(crf_backend=settings.crf_backend).resolved(where)  # said before the work, if it is not installed
-    folders = Folders(Path(output))
+    folders = Folders(output)
     if not overwrite:
         _refuse_other_crf(folders, settings.crf)
     extractor = features.load_extractor("run", feature_settings, pick_device(device))
@@ -163,9 +201,7 @@ def run(
     gone = sorted({path.stem for path in folders.masks.glob("[!.]*.png")} - photographs.keys())
     if gone and Path(images).is_dir():
         say(f"run: masks and cutouts hold {len(gone)} whose photographs are gone: {some_of(gone)}")
-    print(f"{len(finished)} of {len(photographs)} photographs -> {folders.output / 'index.html'}")
-    if failures:
-        raise ImagesFailed(f"{len(failures)} of {len(photographs)} photographs failed: see the lines above", failures)
+    return len(photographs), failures
 
 
 def find_photographs(images: str | Path, output: str | Path) -> dict[str, str]:
