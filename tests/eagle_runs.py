@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from eagle_layouts import Pair
+from eagleseg.checkpoints.files import save_checkpoint
 from eagleseg.commands import crop, demo, evaluate, train
+from eagleseg.model.heads import EagleModel
 from shared_data import PROJECT
 
 EAGLE = PROJECT / "eagle"
@@ -17,6 +20,9 @@ SCRIPTS = {
     "demo_segmentation": demo,
     "crop_datasets": crop,
 }
+
+NAMES = ["ground", "box", "ball"]
+SIZES = {"dim": 8, "eigen_cluster": 4, "eigen_cluster_out": 5, "extra_clusters": 2}
 
 
 def two_textures(seed: int, side: int = 64) -> Pair:
@@ -43,3 +49,15 @@ def data_overrides(root: Path, name: str, n_classes: int) -> list[str]:
 def metrics(folder: Path) -> list[dict[str, float]]:
     """The lines of metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def write_checkpoint(path: Path, **changes: object) -> Path:
+    """A model for ``lab_hog8`` and three classes that was never trained."""
+    torch.manual_seed(0)
+    model = EagleModel(14, 3, **SIZES)
+    settings = {"backbone": "lab_hog8", "weights": None, "dropout": True, **SIZES, "dataset_name": "directory"}
+    settings |= {"dir_dataset_name": "scenes", "dir_dataset_n_classes": 3, "dir_dataset_class_names": NAMES}
+    match = {cluster: cluster for cluster in range(3)}
+    content = {"model": model.state_dict(), "settings": settings, "class_names": NAMES, "match": match, "step": 7}
+    save_checkpoint(path, {**content, **changes})
+    return path

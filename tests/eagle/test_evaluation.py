@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional
 
 from eagle_layouts import scenes, write_directory
-from eagle_runs import EAGLE
+from eagle_runs import EAGLE, NAMES, write_checkpoint
 from eagleseg.checkpoints.files import save_checkpoint
 from eagleseg.commands.convert import main as convert
 from eagleseg.evaluation.probabilities import cluster_log_probabilities, cluster_scores, image_code, linear_logits
@@ -25,20 +25,6 @@ from shared_data import SAMPLES
 from spectralseg.models.backbones import load_backbone
 
 EVALUATE, DEMO = "eval_segmentation", "demo_segmentation"
-NAMES = ["ground", "box", "ball"]
-SIZES = {"dim": 8, "eigen_cluster": 4, "eigen_cluster_out": 5, "extra_clusters": 2}
-
-
-def write_checkpoint(path: Path, **changes: object) -> Path:
-    """A model for ``lab_hog8`` and three classes that was never trained."""
-    torch.manual_seed(0)
-    model = EagleModel(14, 3, **SIZES)
-    settings = {"backbone": "lab_hog8", "weights": None, "dropout": True, **SIZES, "dataset_name": "directory"}
-    settings |= {"dir_dataset_name": "scenes", "dir_dataset_n_classes": 3, "dir_dataset_class_names": NAMES}
-    match = {cluster: cluster for cluster in range(3)}
-    content = {"model": model.state_dict(), "settings": settings, "class_names": NAMES, "match": match, "step": 7}
-    save_checkpoint(path, {**content, **changes})
-    return path
 
 
 @pytest.fixture

@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from omegaconf import DictConfig
 from PIL import Image
 
 from eagleseg.checkpoints.trained import Trained, load_trained
 from eagleseg.data.dataset import EagleDataset, image_folder
-from eagleseg.evaluation.evaluate import Probabilities, eagle_crf, label_maps, log_probabilities_of, of_one
+from eagleseg.evaluation.evaluate import Probabilities, eagle_crf, label_maps, of_one
+from eagleseg.evaluation.photographs import enlarged, label_names, whole
 from eagleseg.evaluation.pictures import with_legend
 from eagleseg.evaluation.scores import as_classes
 from spectralseg.errors import InputError
-from spectralseg.files.images import to_tensor
 from spectralseg.files.label_maps import save_labels
 from spectralseg.files.storage import make_folder, save_picture
 from spectralseg.mathematics.crf import BACKENDS, CrfSettings
@@ -81,7 +81,7 @@ class Finish:
         if self.match:
             maps["cluster"] = as_classes(maps["cluster"], self.match)
         for probe in sorted(self.names, reverse=True):  # 'cluster' last: it says that the photograph is done
-            labels = _enlarged(maps[probe], job.photograph.size)
+            labels = enlarged(maps[probe], job.photograph.size)
             if probe == "cluster":
                 save_picture(
                     make_folder(self.folder / "overlays") / f"{job.id}.png",
@@ -119,7 +119,7 @@ def segment(config: DictConfig) -> None:
     numbers = {image_id: index for index, image_id in enumerate(photographs.ids)}
     pending = stage.begin(numbers)
     jobs = _jobs(trained, photographs, [numbers[image_id] for image_id in pending], settings)
-    finish = Finish(folder, crf, _names(trained), trained.match)
+    finish = Finish(folder, crf, label_names(trained), trained.match)
     with stage.working():
         for image_id, problem in stream(finish, jobs, processes):
             if problem is None:
@@ -129,44 +129,17 @@ def segment(config: DictConfig) -> None:
     stage.finish()
 
 
-def _names(trained: Trained) -> dict[str, list[str]]:
-    """Names of the labels in each probe's maps. The linear probe has learned something only where there were labels."""
-    clusters = [f"cluster {number}" for number in range(len(trained.model.cluster_probe.clusters))]
-    if not trained.match:
-        return {"cluster": clusters}
-    return {"cluster": trained.class_names, "linear": trained.class_names}
-
-
 def _jobs(trained: Trained, photographs: EagleDataset, numbers: list[int], settings: DemoSettings) -> Iterator[Job]:
+    processes = settings.crf_processes if settings.run_crf else 0
     for number in numbers:
         image_id = photographs.ids[number]
         try:
             photograph = photographs.photograph(number)
-            probabilities = predict(trained, photograph, settings)
+            found = whole(trained, photograph, settings.res, settings.flip, settings.max_side)
+            probes = {
+                name: of_one(torch.as_tensor(values)[None], 0, processes) for name, values in found.probes.items()
+            }
         except InputError as error:
             yield Job(image_id, Image.new("RGB", (1, 1)), problem=str(error))
             continue
-        yield Job(image_id, photograph, probabilities)
-
-
-def predict(trained: Trained, photograph: Image.Image, settings: DemoSettings) -> Probabilities:
-    """Log-probabilities of both probes for a whole photograph, at most ``max_side`` pixels long.
-
-    The network sees it with ``res`` pixels on the shorter side, rounded to whole patches: nothing is cropped.
-    """
-    patch = trained.features_of.backbone.patch_size
-    seen = [max(1, round(side * settings.res / min(photograph.size) / patch)) * patch for side in photograph.size]
-    small = photograph.resize(seen, Image.Resampling.NEAREST)  # as in training
-    scale = min(1.0, settings.max_side / max(photograph.size))
-    width, height = (max(1, round(side * scale)) for side in photograph.size)
-    image = np.array(photograph.resize((width, height), Image.Resampling.BILINEAR))
-    batch = to_tensor(small)[None]
-    probes = log_probabilities_of(trained, batch, settings.flip, (height, width))
-    processes = settings.crf_processes if settings.run_crf else 0
-    return Probabilities(image, {name: of_one(values, 0, processes) for name, values in probes.items()})
-
-
-def _enlarged(labels: NDArray, size: tuple[int, int]) -> NDArray[np.int16]:
-    """Label map (H, W) with -1 for void, at ``size`` (width, height), by nearest neighbour."""
-    picture = Image.fromarray((labels + 1).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
-    return np.asarray(picture).astype(np.int16) - 1
+        yield Job(image_id, photograph, Probabilities(found.image, probes))
