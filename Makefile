@@ -114,6 +114,7 @@ fuzz: $(TESTABLE)
 	    seed=$$($(PY) -c 'import secrets; print(secrets.randbelow(10**9))'); \
 	    echo "fuzz: examples of --hypothesis-seed=$$seed"; \
 	    $(PYTEST) -q -m hypothesis --hypothesis-profile=fuzz --hypothesis-seed=$$seed $(PYTEST_ARGS) || exit 1; \
+	    (cd tests && $(abspath $(PY)) -m faults.fuzz --seed $$seed --files 2000 --commands 400 --names 100 --kills 10) || exit 1; \
 	done
 
 lint: $(TESTABLE)

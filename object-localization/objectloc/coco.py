@@ -65,9 +65,10 @@ def load_coco(path: Path, outlines: bool = False, names: set[str] | None = None)
     kept: set[Any] = set()
 
     def without_outlines(entry: dict[str, Any]) -> dict[str, Any]:
-        if names is not None and entry.get("file_name") in names:
-            kept.add(entry.get("id"))
-        if entry.get("image_id") not in kept:
+        name, own, image = (entry.get(key) for key in ("file_name", "id", "image_id"))
+        if names is not None and isinstance(name, str) and name in names and isinstance(own, int | str):
+            kept.add(own)
+        if not isinstance(image, int | str) or image not in kept:
             entry.pop("segmentation", None)
         return entry
 

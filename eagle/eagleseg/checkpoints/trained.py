@@ -72,7 +72,8 @@ def load_trained(path: str | Path, device: torch.device, weights: str | None = N
     content = read_any(path)
     if is_published(content):
         content = published_checkpoint(content, path)
-    model, settings = model_of(content, path), content["settings"]
+    model, content = model_of(content, path), check(content, EAGLE, path)
+    settings = content["settings"]
     own = content.get("backbone")
     backbone = load_backbone(settings["backbone"], "random" if own else weights or settings.get("weights"), device)
     if own:
@@ -86,19 +87,24 @@ def load_trained(path: str | Path, device: torch.device, weights: str | None = N
         model.to(device).eval(),
         features_of,
         settings,
-        list(content.get("class_names", [])),
+        content.get("class_names", []),
         content.get("step"),
-        {int(cluster): int(label) for cluster, label in content.get("match", {}).items()},
+        content.get("match", {}),
     )
 
 
 def model_of(content: dict[str, Any], path: str | Path) -> EagleModel:
     """The model of a checkpoint's content, on the CPU; an :class:`InputError` says what the file lacks."""
     tensors, settings = field_of(content, "model", path), field_of(content, "settings", path)
-    check(content, EAGLE, path, "take another checkpoint")
+    content = check(content, EAGLE, path, "take another checkpoint")
     lacking = [name for name in NEEDED if name not in tensors or tensors[name].ndim < 2]
     if lacking:
         raise InputError(f"{path} is of another layout: it lacks {', '.join(lacking)}")
+    names, match = content.get("class_names", []), content.get("match", {})
+    n_classes, n_clusters = len(tensors["linear_probe.weight"]), len(tensors["cluster_probe.clusters"])
+    is_matched = all(cluster < n_clusters and label < n_classes for cluster, label in match.items())
+    if (names or match) and len(names) != n_classes or not is_matched:
+        raise InputError(f"{path}: {len(names)} class_names, or its match, do not fit {n_classes} classes")
     missing = [name for name in ("backbone", *SIZES) if name not in settings]
     if missing:
         raise InputError(f"{path} does not tell the {missing[0]} it was trained with")

@@ -50,9 +50,12 @@ def _bar(images: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def _card(image: dict[str, Any], entries: list[dict[str, Any]], images_root: Path) -> Card:
     photograph = load_image(find_image(images_root, image["file_name"]))
     entries = sorted(entries, key=lambda entry: -entry["score"])
-    masks = [rle.decode(entry["segmentation"]).astype(bool) for entry in entries]
-    if any(mask.shape != (photograph.height, photograph.width) for mask in masks):
+    if any(entry["segmentation"]["size"] != [photograph.height, photograph.width] for entry in entries):
         raise InputError(f"{image['file_name']} in {images_root} has another size than the masks of its objects")
+    try:
+        masks = [rle.decode(entry["segmentation"]).astype(bool) for entry in entries]
+    except ValueError:
+        raise InputError(f"the masks of {image['file_name']} are damaged: run extract_objects again") from None
     panels = [("image", photograph), ("objects", draw_outlines(photograph, masks))]
     for number, (entry, mask) in enumerate(zip(entries, masks, strict=True), 1):
         cutout = photograph.copy()

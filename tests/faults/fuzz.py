@@ -1,0 +1,448 @@
+"""Damage for everything that reads: changed files for loaders and commands, names, kills.
+
+    cd tests
+    python -m faults.fuzz --files 10000 --commands 2000 --names 500 --kills 100
+
+What is read, or refused in one line that names the file, is right. Anything else is printed with the seed that gives it
+again, and the exit status is then 1. CI draws a few of each (test_fuzz.py); ``make fuzz`` draws many.
+"""
+
+import argparse
+import contextlib
+import copy
+import functools
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from eagle_layouts import scenes, write_directory
+from eagle_runs import SCRIPTS, data_overrides, write_checkpoint
+from eagleseg.checkpoints.files import load_checkpoint
+from eagleseg.checkpoints.trained import model_of
+from eagleseg.data.records import features_from_record
+from faults.kills import fuzz_kills
+from objectloc import coco, command, ground_truth
+from objectseg.evaluation import evaluate
+from running import as_flags, picture, run_here, write_pictures
+from spectralseg.errors import InputError, OutputError
+from spectralseg.files import records
+from spectralseg.files.images import load_image, read_images_list
+from spectralseg.files.label_maps import load_labels, load_soft
+from spectralseg.files.storage import load_json
+from spectralseg.models.weights import read_checkpoint
+from spectralseg.running import hydra_app
+from spectralseg.running.stage import check_origin, describe
+
+SECONDS, BYTES = 20, 2 * 1024**3  # for one file
+VALUES: list[Any] = [None, True, -1, 0, 2**31, 2**70, 0.5, float("nan"), float("inf"), "", "\0", "../x", "/etc/passwd"]
+VALUES += [[], [[]], {}, [1, 2], {"a": 1}, "x" * 5000, [[[1]]]]
+TENSORS = [
+    torch.tensor(float("nan")),
+    torch.zeros(0),
+    torch.zeros(2, 3, 4),
+    torch.ones(2).long(),
+    torch.zeros(1, 10**6),
+]
+
+
+# --- what is read ---------------------------------------------------------------------------------------------------
+
+
+def prepare(root: Path) -> None:
+    """Two pictures with the files of all stages, evaluations and trainings."""
+    images, names = write_pictures(root / "images", 2, width=48, height=32), "image0.png\nimage1.png\n"
+    (root / "list.txt").write_text(names)
+    Image.fromarray(np.uint8(np.eye(32, 48)) * 255).save(root / "photograph.jpg")
+    listed = {"images_list": root / "list.txt", "images_root": images}
+    features, eigs, segments = root / "features", root / "eigs", root / "segments"
+    boxes, described, clusters = root / "boxes.pth", root / "described.pth", root / "clusters.pth"
+    run_here("extract_features", **listed, model_name="lab_hog8", output_dir=features)
+    run_here("extract_eigs", images_root=images, features_dir=features, output_dir=eigs, K=4)
+    both = {"features_dir": features, "eigs_dir": eigs}
+    run_here("extract_single_region_segmentations", **both, output_dir=root / "masks")
+    run_here("extract_multi_region_segmentations", **both, output_dir=segments)
+    run_here("extract_bboxes", features_dir=features, segmentations_dir=segments, output_file=boxes)
+    by = {"images_root": images, "bbox_file": boxes, "model_name": "lab_hog8"}
+    run_here("extract_bbox_features", **by, output_file=described)
+    run_here("extract_bbox_clusters", bbox_features_file=described, output_file=clusters, num_clusters=2)
+    run_here("extract_objects", **listed, features_dir=features, output_dir=root / "objects", crf=False)
+    write_checkpoint(root / "eagle.pth")
+    torch.save({"blocks.0.attn.qkv.weight": torch.rand(6, 2), "norm.bias": torch.rand(2)}, root / "weights.pth")
+    corners = "<xmin>3</xmin><ymin>4</ymin><xmax>20</xmax><ymax>30</ymax>"
+    (root / "voc.xml").write_text(f"<annotation><object><bndbox>{corners}</bndbox></object></annotation>")
+    (root / "found.json").write_text(json.dumps({"file": "a.jpg", "height": 9, "width": 9, "box": [0, 0, 3, 4.5]}))
+    write_directory(root / "data" / "scenes", {"train": scenes(4, width=32, height=32), "val": scenes(2)})
+    SCRIPTS["train_segmentation_eigen"].main([*_training(root), "max_steps=2", f"hydra.run.dir={root / 'trained'}"])
+    names, boxes = ["image0.png", "image1.png"], [[3, 4, 20, 20], [0, 0, 48, 32]]
+    entry = {"image_id": 1, "bbox": [1, 2, 3, 4], "category_id": 1, "iscrowd": 0, "id": 1, "area": 12}
+    images = [{"id": number, "file_name": name, "width": 48, "height": 32} for number, name in enumerate(names)]
+    annotations = [entry | {"id": n + 1, "image_id": n, "bbox": box} for n, box in enumerate(boxes)]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
+    (root / "coco.json").write_text(json.dumps(content))
+
+
+def _training(root: Path) -> list[str]:
+    """Overrides of EAGLE's training."""
+    few = {"res": 32, "val_res": 32, "batch_size": 2, "val_freq": 1, "checkpoint_freq": 1, "pictures": 0, "dim": 8}
+    return data_overrides(root / "data", "scenes", 3) + [f"{name}={value}" for name, value in few.items()]
+
+
+def _features(path: Path) -> None:
+    record = records.load_features(path)
+    records.patch_features(record, "k", path)
+    features_from_record(record, path)
+
+
+def _objects(path: Path) -> None:
+    records.check(load_json(path), records.OBJECTS_FILE, path)
+
+
+def _stage(path: Path) -> None:
+    describe(path.parent)
+    check_origin(path.parent, patch=8, cell=8)
+
+
+LOADERS: dict[str, Callable[[Path], object]] = {
+    "features/image0.pth": _features,
+    "features/stage.json": _stage,
+    "eigs/image0.pth": records.load_eigs,
+    "masks/image0.png": load_soft,
+    "segments/image0.png": load_labels,
+    "images/image0.png": load_image,
+    "photograph.jpg": load_image,
+    "list.txt": lambda path: read_images_list(path, path.parent / "images"),
+    "boxes.pth": records.load_list,
+    "described.pth": lambda path: records.load_list(path, ["features"]),
+    "clusters.pth": lambda path: records.load_list(path, ["clusters"]),
+    "objects/objects.json": _objects,
+    "objects/image0.objects.json": lambda path: records.check(load_json(path), records.OBJECTS, path),
+    "eagle.pth": lambda path: model_of(load_checkpoint(path), path),
+    "weights.pth": read_checkpoint,
+    "trained/last.pth": lambda path: records.check(load_checkpoint(path), records.EAGLE_RUN, path),
+    "found.json": lambda path: records.check(load_json(path), records.FOUND_BOX, path),
+    "voc.xml": ground_truth.voc_boxes,
+    "coco.json": coco.read_coco_boxes,
+}
+
+
+def change_bytes(content: bytes, draw: random.Random, other: bytes) -> bytes:
+    """Bits turned, a part lost, emptied, doubled, or in place of it a part of another file."""
+    changed = bytearray(content)
+    start = draw.randrange(len(changed) + 1)
+    stop = min(len(changed), start + draw.choice((1, 4, 16, 64, 512)))
+    kind = draw.randrange(6)
+    if kind == 0:
+        for _ in range(draw.choice((1, 2, 8, 32))):
+            changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+    elif kind == 1:
+        del changed[start:]
+    elif kind == 2:
+        changed[start:stop] = bytes(stop - start)
+    elif kind == 3:
+        changed[start:start] = changed[start:stop] * draw.choice((1, 3))
+    elif kind == 4:
+        changed[start:stop] = other[start:stop]
+    else:
+        del changed[start:stop]
+    return bytes(changed)
+
+
+def change_value(value: Any, draw: random.Random) -> Any:
+    """A value somewhere in it replaced by another, or left out."""
+    if isinstance(value, dict | list | tuple) and value and draw.random() < 0.85:
+        copied = dict(value) if isinstance(value, dict) else list(value)
+        key = draw.choice(list(copied) if isinstance(copied, dict) else range(len(copied)))
+        if draw.random() < 0.15:
+            del copied[key]
+        else:
+            copied[key] = change_value(copied[key], draw)
+        return tuple(copied) if isinstance(value, tuple) else copied
+    return copy.deepcopy(draw.choice(VALUES))
+
+
+def change_file(path: Path, draw: random.Random, other: bytes) -> None:
+    """One of the two ways to change a file; those of no fields know the first alone."""
+    content = path.read_bytes()
+    if path.suffix == ".pth" and draw.random() < 0.6:
+        changed = change_value(torch.load(io.BytesIO(content), weights_only=True), draw)
+        if draw.random() < 0.3 and isinstance(changed, dict) and changed:
+            changed[draw.choice(list(changed))] = draw.choice(TENSORS)
+        torch.save(changed, path)
+    elif path.suffix == ".json" and draw.random() < 0.6:
+        path.write_text(json.dumps(change_value(json.loads(content), draw)))
+    else:
+        path.write_bytes(change_bytes(content, draw, other))
+
+
+# --- what may come of it --------------------------------------------------------------------------------------------
+
+
+class Wrong(Exception):
+    """Neither a result nor one line."""
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Raises :class:`Wrong` for whatever takes too long or too much."""
+
+    def late(*_: object) -> None:
+        raise Wrong(f"took more than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    if 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) > BYTES:
+        raise Wrong("took more than 2 GB")
+
+
+def refusal(work: Callable[[], object]) -> str:
+    """The one line that it is refused with, or an empty one; raises :class:`Wrong`."""
+    try:
+        with warnings.catch_warnings(), watched():
+            warnings.simplefilter("ignore")
+            work()
+    except (InputError, OutputError) as error:
+        if "\n" in str(error):
+            raise Wrong(f"more than a line: {error}") from error
+        return str(error)
+    except SystemExit as stop:
+        if isinstance(stop.code, str) and stop.code.startswith("error: ") and "\n" not in stop.code:
+            return stop.code
+        raise Wrong(f"ended with {stop.code!r}") from stop
+    except Wrong:
+        raise
+    except Exception as error:
+        raise Wrong(traceback.format_exc(limit=-3)) from error
+    return ""
+
+
+def state(root: Path) -> dict[str, int]:
+    """Relative path -> time of the last change, of all files."""
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+
+
+def commands(root: Path) -> dict[str, tuple[list[str], Callable[[], object]]]:
+    """Name -> the files that it reads, and the command, which writes below ``out`` alone."""
+    out = root / "out"
+    listed = {"images_list": root / "list.txt", "images_root": root / "images"}
+    features, eigs, segments = root / "features", root / "eigs", root / "segments"
+    both, boxes = {"features_dir": features, "eigs_dir": eigs}, root / "boxes.pth"
+    by = {"images_root": root / "images", "bbox_file": boxes, "model_name": "lab_hog8"}
+    sharp = {"segmentations_dir": segments, "num_classes": 4, "downsample_factor": 8, "it": 1, "crf_backend": "torch"}
+    named = {"segmentations_dir": segments, "bbox_clusters_file": root / "clusters.pth"}
+    described = {"bbox_features_file": root / "described.pth", "num_clusters": 2}
+    files, of = (
+        {
+            "extract_features": (listed | {"model_name": "lab_hog8"}, ["list.txt", "images/image0.png"]),
+            "extract_eigs": (
+                {"images_root": root / "images", "features_dir": features, "K": 3, "image_color_lambda": 1},
+                ["features/image0.pth", "features/stage.json", "images/image0.png"],
+            ),
+            "extract_single_region_segmentations": (
+                both,
+                ["eigs/image0.pth", "features/image0.pth", "eigs/stage.json"],
+            ),
+            "extract_multi_region_segmentations": (both, ["eigs/image0.pth", "features/image0.pth", "eigs/stage.json"]),
+            "extract_bboxes": (
+                {"features_dir": features, "segmentations_dir": segments},
+                ["segments/image0.png", "features/image0.pth", "segments/stage.json"],
+            ),
+            "extract_bbox_features": (by, ["boxes.pth", "images/image0.png"]),
+            "extract_bbox_clusters": (described, ["described.pth"]),
+            "extract_semantic_segmentations": (named, ["clusters.pth", "segments/image0.png"]),
+            "extract_crf_segmentations": (listed | sharp, ["segments/image0.png", "images/image0.png", "list.txt"]),
+            "extract_objects": (
+                listed | {"features_dir": features, "crf": False},
+                ["features/image0.pth", "list.txt"],
+            ),
+            "vis_eigs": (
+                {"images_root": root / "images", "eigs_dir": eigs, "features_dir": features},
+                ["eigs/image0.pth", "features/image0.pth", "images/image0.png"],
+            ),
+            "vis_objects": (
+                {"objects_file": root / "objects" / "objects.json", "images_root": root / "images"},
+                ["objects/objects.json", "images/image0.png"],
+            ),
+        },
+        {},
+    )
+    for name, (flags, inputs) in files.items():
+        is_file = name.startswith("extract_bbox")
+        target = {"output_file": out / "result.pth"} if is_file else {"output_dir": out / "results"}
+        of[name] = (inputs, lambda name=name, flags=flags | target: run_here(name, **flags))
+    plain = {"model_name": "lab_hog8", "crf": False, "images": root / "images", "output": out / "run"}
+    of["run"] = (["images/image0.png"], lambda: run_here("run", **plain))
+    own = as_flags(dataset="folder", images_root=root / "images", output_dir=out) + ["--eigenseg", "--no_evaluation"]
+    computed = as_flags(precomputed_eigs_dir=eigs, which_matrix="laplacian")
+    of["localize"] = (["eigs/image0.pth", "images/image0.png"], lambda: command.main([*own, *computed]))
+    demo = {
+        "model_path": root / "eagle.pth",
+        "image_dir": root / "images",
+        "res": 32,
+        "run_crf": False,
+        "device": "cpu",
+    }
+    arguments = [*(f"{name}={value}" for name, value in demo.items()), f"hydra.run.dir={out}"]
+    of["demo_segmentation"] = (["eagle.pth", "images/image0.png"], lambda: SCRIPTS["demo_segmentation"].main(arguments))
+    ap = as_flags(objects=root / "objects" / "objects.json", dataset="folder", images_root=root / "images")
+    ap += as_flags(annotations=root / "coco.json", output_dir=out)
+    of["average precision"] = (["objects/objects.json", "coco.json"], lambda: command.main(ap))
+    masks = [f"data_root={root}", f"predictions.root={root}", "predictions.run=masks", f"hydra.run.dir={out}"]
+    masks.append("data=[{name: own, folder: ., images_dir: images, labels_dir: segments}]")
+    of["masks"] = (
+        ["masks/image0.png", "segments/image0.png"],
+        lambda: hydra_app.run(evaluate, "object-segmentation/eval", masks),
+    )
+    labelled = [
+        f"model_path={root / 'trained' / 'last.pth'}",
+        f"pytorch_data_dir={root / 'data'}",
+        "device=cpu",
+        "res=32",
+    ]
+    labelled += ["run_crf=false", "num_workers=0", "pictures=0", f"hydra.run.dir={out}"]
+    label = "data/scenes/labels/val/" + sorted(os.listdir(root / "data" / "scenes" / "labels" / "val"))[0]
+    of["eval_segmentation"] = (["trained/last.pth", label], lambda: SCRIPTS["eval_segmentation"].main(labelled))
+
+    def go_on() -> None:
+        shutil.copytree(root / "trained", out / "trained")
+        SCRIPTS["train_segmentation_eigen"].main([*_training(root), "max_steps=3", f"hydra.run.dir={out / 'trained'}"])
+
+    of["training"] = (["trained/last.pth", "trained/settings.json", "trained/metrics.jsonl"], go_on)
+    return of
+
+
+# --- the three rounds -----------------------------------------------------------------------------------------------
+
+
+def fuzz_files(good: Path, count: int, seed: int) -> Counter[str]:
+    """Changed files through the loaders."""
+    return _rounds(
+        good, count, seed, lambda tree: {name: ([name], lambda n=name: LOADERS[n](tree / n)) for name in LOADERS}
+    )
+
+
+def fuzz_commands(good: Path, count: int, seed: int) -> Counter[str]:
+    """Changed files through whole commands; nothing but their output may change."""
+    return _rounds(good, count, seed, commands)
+
+
+def _rounds(good: Path, count: int, seed: int, targets: Callable[[Path], dict[str, Any]]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(good, tree)
+        for name, (_, work) in targets(tree).items():
+            (tree / "out").mkdir()
+            with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
+                found = refusal(work)
+            if found:
+                raise Wrong(f"{name} refuses what is right: {said.getvalue()}{found}")
+            shutil.rmtree(tree / "out")
+        own, pool = targets(tree), [path.read_bytes() for path in sorted(good.rglob("*")) if path.is_file()]
+        for number in range(count):
+            draw = random.Random(f"{seed} {number}")
+            name = list(own)[number % len(own)]
+            inputs, work = own[name]
+            changed = draw.choice(inputs)
+            change_file(tree / changed, draw, draw.choice(pool))
+            (tree / "out").mkdir()
+            before = state(Path(folder))
+            try:
+                with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                    counts["refused" if refusal(work) else "read"] += 1
+                    moved = {key for key, _ in state(Path(folder)).items() ^ before.items()}
+                    if any(not path.startswith("tree/out/") for path in moved):
+                        raise Wrong(f"changed {moved}")
+            except Wrong as error:
+                counts["wrong"] += 1
+                print(f"--seed {seed}, round {number}: {name} with {changed}: {error}", file=sys.stderr)
+            shutil.rmtree(tree / "out")
+            shutil.copyfile(good / changed, tree / changed)
+    return counts
+
+
+ALPHABET = "ab .-_~%$&'\"<>{}[]()*?!#:;,=+@^`|\\\t\n\r\x1b\x7f\x85\xa0\xad\u202e\u2028\u200d\ufeffé漢\U0001f600\udcff"
+
+
+def fuzz_names(count: int, seed: int) -> Counter[str]:
+    """Photographs of odd names, 50 at a time beside one of a plain name, through ``run``: none costs another one."""
+    counts: Counter[str] = Counter()
+    draw = random.Random(seed)
+    for _ in range(0, count, 50):
+        with tempfile.TemporaryDirectory() as folder:
+            images, out = write_pictures(Path(folder) / "images", 1, width=64, height=48), Path(folder) / "out"
+            while len(os.listdir(images)) < 51:
+                name = "".join(draw.choice(ALPHABET) for _ in range(draw.choice((1, 3, 9, 60, 240)))) + ".png"
+                with contextlib.suppress(OSError, ValueError):  # longer than the file system knows
+                    picture(1, 64, 48).save(images / name) if "/" not in name else None
+            before, said = state(images), io.StringIO()
+            work = functools.partial(run_here, "run", images=images, output=out, model_name="lab_hog", crf=False)
+            try:
+                with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+                    refused = refusal(work)
+                if not (out / "results.json").exists():
+                    raise Wrong(refused)
+                content = json.loads((out / "results.json").read_text())
+                done = {result["file"] for result in content["images"]}
+                if len(done) + len(content["failed"]) < 51 - sum(name[0] == "." for name in os.listdir(images)):
+                    raise Wrong(f"{51 - len(done) - len(content['failed'])} images are neither done nor failed")
+                if "image0.png" not in done or state(images) != before or len(os.listdir(folder)) != 2:
+                    raise Wrong("the plain one is lost, or something else changed")
+                if any(not (line.isprintable() or "\r" in line) for line in said.getvalue().split("\n")):
+                    raise Wrong("a name is printed raw")
+                counts["done"] += len(done) - 1
+                counts["refused"] += len(content["failed"])
+            except Wrong as error:
+                counts["wrong"] += 1
+                print(f"names, --seed {seed}: {error}", file=sys.stderr)
+    return counts
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("files", "commands", "names", "kills", "seed"):
+        parser.add_argument(f"--{name}", type=int, default=0)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        good = Path(folder) / "good"
+        prepare(good)
+        for name, work in (
+            ("files", lambda: fuzz_files(good, asked.files, asked.seed)),
+            ("commands", lambda: fuzz_commands(good, asked.commands, asked.seed)),
+            ("names", lambda: fuzz_names(asked.names, asked.seed)),
+            ("kills", lambda: fuzz_kills(asked.kills, asked.seed)),
+        ):
+            if getattr(asked, name):
+                started, counts = time.monotonic(), work()
+                wrong += counts["wrong"]
+                print(f"{name}: {dict(sorted(counts.items()))} in {time.monotonic() - started:.0f} s", flush=True)
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
