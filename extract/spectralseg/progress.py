@@ -1,4 +1,4 @@
-"""Progress bars, on a terminal and in log files."""
+"""Progress bars and lines for the user."""
 
 import sys
 from collections.abc import Iterable
@@ -8,13 +8,12 @@ from tqdm import tqdm
 
 from spectralseg.errors import printable
 
-SECONDS_ON_TERMINAL, SECONDS_IN_LOG = 0.2, 30  # between redraws
+SECONDS = 0.2  # between redraws
 
 
-def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> tqdm:
-    """A ``tqdm`` bar that redraws often on a terminal, and now and then where stderr is a file."""
-    seconds = SECONDS_ON_TERMINAL if sys.stderr.isatty() else SECONDS_IN_LOG
-    return tqdm(items, mininterval=seconds, **options)
+def progress_bar(items: Iterable[Any] | None = None, disable: bool = False, **options: Any) -> tqdm:
+    """A ``tqdm`` bar, on a terminal; where stderr is a file, or nobody's, there is none."""
+    return tqdm(items, mininterval=SECONDS, disable=disable or not sys.stderr.isatty(), **options)
 
 
 def say(message: object) -> None:

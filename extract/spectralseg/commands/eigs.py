@@ -86,7 +86,7 @@ def extract_eigs(
         raise InputError(
             f"features_dir and output_dir are both {features_dir}; eigenvectors need a folder of their own"
         )
-    pending = stage.begin(ids)
+    pending = stage.begin(ids, where)
     prepare = functools.partial(load_problem, Path(images_root), Path(features_dir), settings)
     if where.type == "cpu":
         work = functools.partial(_solve_and_save, prepare, settings, stage.folder)

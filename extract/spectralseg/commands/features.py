@@ -114,7 +114,7 @@ def extract_features(
     settings = replace(settings, model_name=backbone.name)  # auto has become one
     made_by = {"weights": backbone.weights, "patch_size": backbone.patch_size, "which_block": extractor.blocks}
     stage = Stage("extract_features", output_dir, ".pth", asdict(settings) | made_by, overwrite)
-    pending = stage.begin(files)
+    pending = stage.begin(files, where)
     dataset = ImageFiles(Path(images_root), [(image_id, files[image_id]) for image_id in pending], backbone, settings)
     about: dict[str, Any] = {name: made_by[name] for name in ("weights", "patch_size")}
     about |= {"model_name": backbone.name, "blocks": extractor.blocks}

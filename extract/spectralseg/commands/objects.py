@@ -65,7 +65,7 @@ def extract_objects(
     list_ids(features_dir, ".pth")  # a wrong folder is said once, not for every image
     arguments = asdict(settings) | {"features": provenance(features_dir)}
     stage = Stage("extract_objects", output_dir, SUFFIX, arguments, overwrite)
-    pending = stage.begin(files)
+    pending = stage.begin(files, where)
     keep_freed_memory()
     read = functools.partial(_read, files, Path(images_root), Path(features_dir), settings)
     find = functools.partial(_find, stage.folder, settings, where)

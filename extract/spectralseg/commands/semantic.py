@@ -86,7 +86,7 @@ def extract_crf_segmentations(
     keep_freed_memory()
     paths = {image_id: Path(images_root) / name for image_id, name in files.items()}
     read = functools.partial(_read_map, paths, Path(segmentations_dir), settings)
-    pending = stage.begin(files)
+    pending = stage.begin(files, where)
     if where.type == "cpu":
         stage.run(functools.partial(_sharpen_alone, read, stage.folder, settings), pending, multiprocessing)
     else:

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
@@ -115,6 +116,7 @@ def check_origin(
 
 
 _ORIGINS = ("eigs", "segmentations", "bbox_clusters", "bbox_features", "bboxes")
+TOLD = ("model_name", "weights", "which_matrix", "foreground", "method", "crf_backend")  # of a stage, on a terminal
 
 
 class Stage:
@@ -152,10 +154,11 @@ class Stage:
         """Where the result of an image belongs."""
         return self.folder / f"{image_id}{self.suffix}"
 
-    def begin(self, ids: Iterable[str]) -> list[str]:
+    def begin(self, ids: Iterable[str], device: object = None) -> list[str]:
         """Check the folder, take this process's share of the ids, and return those whose output is still to be made.
 
-        An image whose id is no plain name fails at once.
+        An image whose id is no plain name fails at once. On a terminal a line tells the counts, the ``device`` where
+        it matters, and what the stage is about.
         """
         ids = sorted(ids)
         rank, world = rank_and_world_size()
@@ -171,6 +174,10 @@ class Stage:
         self.skipped = len(share) - len(pending)
         if world > 1:
             say(f"{self.command}: process {rank} of {world} takes {len(share)} of {len(ids)} images")
+        if sys.stderr.isatty():
+            about = {"device": device} | {name: self.arguments.get(name) for name in TOLD}
+            facts = "".join(f", {name} {value}" for name, value in about.items() if value is not None)
+            say(f"{self.command}: {len(pending)} of {len(share)} images to do{facts}")
         self._bar = progress_bar(total=len(pending), desc=self.command, unit="image", disable=not pending)
         return pending
 
