@@ -80,7 +80,7 @@ class Segmentation:
     eigenvectors
         (K, rows, columns) float32, at the grid; number 0 is constant.
     step
-        Pixels per cell of the grid (with ``lab_graph`` of the image reduced to 400 pixels).
+        Pixels per cell of the grid, those of the reduced image where it was reduced (``max_size``).
     mask
         (H, W) bool: the main object.
     segments
@@ -185,6 +185,7 @@ class Segmenter:
         color_grid: str = "cropped",
         crf_backend: str = "auto",
         foreground: str | None = None,
+        max_size: int | None = None,
     ) -> Segmentation | list[Segmentation]:
         """Segment a picture, or several.
 
@@ -212,6 +213,10 @@ class Segmenter:
         foreground
             ``eigenvector``: where number 1 is positive; ``ranking`` or ``robust``: by
             :func:`spectralseg.mathematics.ranking.object_map`. Default: ``eigenvector``, with ``lab_graph`` ``robust``.
+        max_size
+            Longer side in pixels to which larger pictures are reduced (Lanczos filter); mask and segments have their
+            own size all the same. ``run`` takes 640; with more, time and memory grow with the square of the patches.
+            Default: as they are, with ``lab_graph`` 400.
 
         Raises
         ------
@@ -223,13 +228,15 @@ class Segmenter:
         foreground = self.preset.foreground if foreground is None else foreground
         check_range("K", K, least=2)  # number 0 is constant
         check_choice("foreground", foreground, FOREGROUNDS)
+        check_range("max_size", max_size, least=1)
+        max_size = MAX_SIZE.get(self.backbone.name) if max_size is None else max_size
         check_range("num_segments", num_segments, least=1, most=255)
         check_choice("which_color_matrix", which_color_matrix, COLOUR_AFFINITIES)
         check_choice("color_grid", color_grid, COLOR_GRIDS)
         sharpening = CrfSettings(crf_backend=crf_backend).resolved(self.device) if crf else None
         pictures = image if isinstance(image, list | tuple) else [image]
         photographs = [as_picture(picture) for picture in pictures]
-        images = [self._reduced(photograph) for photograph in photographs]
+        images = [_reduced(photograph, max_size) for photograph in photographs]
         results: dict[int, Segmentation] = {}
         for numbers in self._batches(images):
             together = [images[number] for number in numbers]
@@ -255,12 +262,6 @@ class Segmenter:
                 results[number] = Segmentation(eigenvalues, eigenvectors, *fields)
         ordered = [results[number] for number in range(len(photographs))]
         return ordered if pictures is image else ordered[0]
-
-    def _reduced(self, photograph: Image.Image) -> Image.Image:
-        image = photograph.copy()
-        if self.backbone.name in MAX_SIZE:
-            reduce_to(image, MAX_SIZE[self.backbone.name])
-        return image
 
     def _batches(self, images: list[Image.Image]) -> Iterator[list[int]]:
         """Numbers of images that go together: on a GPU those of one size, else one by one."""
@@ -300,6 +301,13 @@ class Segmenter:
     ) -> np.ndarray:
         full = upscale_labels(labels.astype(np.uint8), image.height, image.width, self.backbone.patch_size)
         return full if crf is None else dense_crf(np.array(image), full, max(2, num_classes), crf, self.device)
+
+
+def _reduced(photograph: Image.Image, max_size: int | None) -> Image.Image:
+    image = photograph.copy()
+    if max_size is not None:
+        reduce_to(image, max_size)
+    return image
 
 
 def object_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:

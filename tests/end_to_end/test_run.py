@@ -119,7 +119,7 @@ def test_names_that_would_collide(tmp_path: Path):
     ids = {"a__x": "a/x.jpg", "b__x": "b/x.jpg", "x_jpg": "x.jpg", "x_png": "x.png"}
     assert find_photographs(tmp_path, tmp_path / "out") == ids
     (tmp_path / "a__x.jpg").touch()
-    with pytest.raises(InputError, match="both be called 'a__x_jpg'"):
+    with pytest.raises(InputError, match="'a/x.jpg' and 'a__x.jpg' would both be called 'a__x_jpg'; rename"):
         find_photographs(tmp_path, tmp_path / "out")
 
 

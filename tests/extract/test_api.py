@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import spectralseg.api
-from running import extracted, run_here
+from running import extracted, picture, run_here
 from shared_data import PROJECT, SAMPLES
 from spectralseg.api import Segmenter, object_box
 from spectralseg.errors import InputError
@@ -61,6 +61,17 @@ def test_what_a_result_shows_and_saves(tmp_path):
         Image.open(tmp_path / "deep/er/rocket_picture.png") as saved,
     ):
         assert shown.size == saved.size == one.picture().size
+
+
+def test_reduced_pictures_give_masks_of_their_own_size():
+    photograph = picture(3, 400, 320)
+    small = photograph.resize((160, 128), Image.Resampling.LANCZOS)
+    reduced, expected = Segmenter("lab_hog")([photograph, small], max_size=160)
+    assert (reduced.mask.shape, expected.mask.shape) == ((320, 400), (128, 160))
+    assert np.abs(reduced.eigenvalues - expected.eigenvalues).max() < 1e-2
+    assert (np.array(Image.fromarray(reduced.mask).resize((160, 128), 0)) == expected.mask).mean() > 0.95
+    with pytest.raises(InputError, match="max_size=0: must be at least 1"):
+        Segmenter("lab_hog")(small, max_size=0)
 
 
 def test_an_image_without_a_whole_patch():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spectralseg.errors import InputError
+from spectralseg.models import lab_hog
 from spectralseg.models.backbones import load_backbone
 from spectralseg.models.lab_hog import ORIENTATIONS, LabHog, rgb_to_lab
 
@@ -107,6 +108,14 @@ def test_images_of_a_batch_do_not_see_each_other():
     for index in range(3):
         torch.testing.assert_close(together[index], LabHog(16)(images[index : index + 1])[0], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(together[0], together[1], atol=0.1)
+
+
+@pytest.mark.parametrize("pixels", [1, 48 * 16, 48 * 32])
+def test_strips_of_a_large_image_see_their_neighbours(pixels, monkeypatch):
+    images = torch.rand(2, 3, 80, 48, generator=torch.Generator().manual_seed(0))
+    whole = LabHog(16)._statistics(images)
+    monkeypatch.setattr(lab_hog, "STRIP", pixels)
+    torch.testing.assert_close(LabHog(16)._statistics(images), whole, atol=1e-5, rtol=1e-5)
 
 
 def test_backbone_needs_no_weights_and_says_so():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eagleseg.data.folders import class_names_of, directory_of
+from eagleseg.data.folders import class_names_of, directory_of, root_of
 from eagleseg.data.settings import DataSettings
 from eagleseg.data.sources import VOID, Source, label_table
 from spectralseg.errors import InputError
@@ -56,7 +56,7 @@ def cropped_folder(settings: DataSettings) -> Path:
     if name == "directory":
         name = directory_of(settings).name
     crops = f"{name}_{settings.crop_type}_crop_{float(settings.crop_ratio)}"
-    return Path(settings.pytorch_data_dir) / "cropped" / crops
+    return root_of(settings) / "cropped" / crops
 
 
 def open_crops(settings: DataSettings, split: str) -> Source:
@@ -65,7 +65,7 @@ def open_crops(settings: DataSettings, split: str) -> Source:
     Raises
     ------
     InputError
-        They were not made, or not all of them: a number or a label map is missing.
+        There is no ``pytorch_data_dir``; they were not made, or not all of them: a number or a label map is missing.
     """
     class_names = class_names_of(settings)
     folder = cropped_folder(settings)

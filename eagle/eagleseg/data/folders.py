@@ -85,9 +85,7 @@ def open_source(settings: DataSettings, split: str) -> Source:
         No such data set or split; a folder, list, image or label map that is missing; a split without images.
     """
     names = class_names_of(settings)
-    root = Path(settings.pytorch_data_dir)
-    if not settings.pytorch_data_dir or not root.is_dir():
-        raise InputError(f"no such pytorch_data_dir: {settings.pytorch_data_dir or '(none given)'}")
+    root = root_of(settings)
     if settings.dataset_name in COCO_STUFF_LISTS:
         return _coco_stuff(root / "cocostuff", split, settings.dataset_name, names)
     if settings.dataset_name == "cityscapes":
@@ -97,6 +95,14 @@ def open_source(settings: DataSettings, split: str) -> Source:
     if settings.dataset_name == "potsdamraw":
         return _potsdam_raw(root / "potsdamraw" / "processed", names)
     return _directory(directory_of(settings), split, names, settings.dir_dataset_void)
+
+
+def root_of(settings: DataSettings) -> Path:
+    """Folder of all data sets; an error if there is none."""
+    root = Path(settings.pytorch_data_dir)
+    if not settings.pytorch_data_dir or not root.is_dir():
+        raise InputError(f"no such pytorch_data_dir: {settings.pytorch_data_dir or '(none given)'}")
+    return root
 
 
 def directory_of(settings: DataSettings) -> Path:

@@ -243,7 +243,8 @@ def find_photographs(images: str | Path, output: str | Path) -> dict[str, str]:
     ]
     if len(set(ids)) < len(ids):
         twice = next(name for name, times in Counter(ids).items() if times > 1)
-        raise InputError(f"two images of {root} would both be called '{twice}'; rename one of them")
+        one, other = [path.as_posix() for image_id, path in zip(ids, paths, strict=True) if image_id == twice][:2]
+        raise InputError(f"{root}: '{one}' and '{other}' would both be called '{twice}'; rename one of them")
     return {image_id: path.as_posix() for image_id, path in zip(ids, paths, strict=True)}
 
 

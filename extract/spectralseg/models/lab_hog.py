@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 ORIENTATIONS = 8
+STRIP = 2**23  # pixels of an image that are looked at together: about 1 GB of intermediate values
 FAINTEST = 1e-2  # a spread below this (L* runs from 0 to 100) is rounding, not content: it is not blown up
 
 
@@ -62,16 +63,29 @@ class LabHog(nn.Module):
         return (self._statistics(images).mean(dim=1) - mid_grey) / scale
 
     def _statistics(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, T, 14), by strips of whole patches; each sees a row of pixels of its neighbours too."""
+        rows = max(1, STRIP // (images.shape[-1] * self.patch_size)) * self.patch_size
+        strips = [
+            self._of_strip(images[..., max(0, top - 1) : top + rows + 1, :], top > 0, top + rows < images.shape[-2])
+            for top in range(0, images.shape[-2], rows)
+        ]
+        return torch.cat(strips, dim=2).flatten(2).transpose(1, 2)
+
+    def _of_strip(self, images: Tensor, above: bool, below: bool) -> Tensor:
         size = self.patch_size
         lab = rgb_to_lab(images)
-        mean = functional.avg_pool2d(lab, size)
-        centred = lab - mean.repeat_interleave(size, dim=2).repeat_interleave(size, dim=3)
+        own = lab[..., int(above) : lab.shape[-2] - below, :]
+        mean = functional.avg_pool2d(own, size)
+        centred = own - mean.repeat_interleave(size, dim=2).repeat_interleave(size, dim=3)
         deviation = functional.avg_pool2d(centred**2, size).sqrt()
-        return torch.cat([mean, deviation, self._histogram(lab[:, :1])], dim=1).flatten(2).transpose(1, 2)
+        return torch.cat([mean, deviation, self._histogram(lab[:, :1], above, below)], dim=1)
 
-    def _histogram(self, lightness: Tensor) -> Tensor:
-        """(B, 1, H, W) -> (B, ORIENTATIONS, rows, columns): gradient magnitude by orientation, unsigned, soft bins."""
-        padded = functional.pad(lightness, (1, 1, 1, 1), mode="replicate")
+    def _histogram(self, lightness: Tensor, above: bool = False, below: bool = False) -> Tensor:
+        """(B, 1, H, W) -> (B, ORIENTATIONS, rows, columns): gradient magnitude by orientation, unsigned, soft bins.
+
+        The first row is there for its neighbours' sake alone if ``above``, and the last one if ``below``.
+        """
+        padded = functional.pad(lightness, (1, 1, 1 - above, 1 - below), mode="replicate")
         dx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
         dy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
         magnitude = torch.hypot(dx, dy)
