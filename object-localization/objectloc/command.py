@@ -16,8 +16,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
-from objectloc.options import ARCHITECTURES, DataOptions, DetectorOptions, ResultOptions
-from spectralseg.errors import InputError
+from objectloc.options import ARCHITECTURES, COMPUTED, DataOptions, DetectorOptions, ResultOptions
+from spectralseg.errors import InputError, check_choice
 from spectralseg.files.places import project_folder
 from spectralseg.running.arguments import Parser, add_settings, finish
 from spectralseg.settings import settings_from
@@ -33,6 +33,7 @@ IMAGES = {
 }
 DETECTOR = {
     "k_patches": "LOST: patches of lowest degree",
+    "gram_bias": "LOST: added to F F' of the features as they are; negative: fewer patches are similar",
     "dinoseg_head": "DINO-seg: head of the attention",
     "dinoseg_mended": "DINO-seg: consider all components, of which the published code leaves out the last",
     "tau": "TokenCut: least cosine of an edge",
@@ -42,7 +43,7 @@ DETECTOR = {
 FEATURES = {
     "arch": f"{', '.join(ARCHITECTURES)}, or a model_name of extract.py (LOST alone takes CNNs)",
     "patch_size": "16 or 8; CNNs: images are padded to it",
-    "which_features": "keys, queries or values",
+    "which_features": "k, q, v, or out: the last block's output after the final norm; of files also k_block_-2, ...",
     "resnet_dilate": "dilation of ResNet-50",
     "weights": "path or address of a checkpoint, or random; default: the published one",
     "precomputed_features_dir": "output folder of extract_features",
@@ -103,6 +104,8 @@ def read_arguments(argv: Sequence[str] | None = None) -> tuple[ResultOptions, Da
         raise InputError(f"--foreground {detector.foreground} is for --eigenseg")
     if detector.foreground == "robust" and detector.precomputed_eigs_dir:
         raise InputError("--foreground robust needs colours: give --precomputed_features_dir, or --foreground ranking")
+    if not detector.precomputed_features_dir:
+        check_choice("which_features", detector.which_features, COMPUTED)
     results = settings_from(ResultOptions, flags)
     if data.image_path:
         results = replace(results, no_evaluation=True, visualize=results.visualize or "pred")

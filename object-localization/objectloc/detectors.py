@@ -97,7 +97,7 @@ def eigenseg_map(soft: np.ndarray) -> Detection:
     return Detection(largest_component(mask if mask.any() else ~mask), maps={"map": soft})
 
 
-def lost(features: Tensor, grid: tuple[int, int], k_patches: int = 100) -> Detection:
+def lost(features: Tensor, grid: tuple[int, int], k_patches: int = 100, gram_bias: float = 0.0) -> Detection:
     """LOST: grow a region from the patch that is similar to the fewest others.
 
     Parameters
@@ -108,6 +108,9 @@ def lost(features: Tensor, grid: tuple[int, int], k_patches: int = 100) -> Detec
         (rows, columns), T = rows * columns.
     k_patches
         So many patches of lowest degree may join the seed's expansion (the paper's k).
+    gram_bias
+        Added to F F' (Darcet et al., "Vision Transformers Need Registers", ICLR 2024, appendix): for backbones whose
+        features are nearly all similar it is negative, in units of squared features.
 
     Returns
     -------
@@ -117,10 +120,10 @@ def lost(features: Tensor, grid: tuple[int, int], k_patches: int = 100) -> Detec
 
     Notes
     -----
-    With A = F F' (the paper's graph joins patches where it is positive): the degree of a patch is the number of
-    positive entries of its row, itself left out; the seed has the lowest one; S = {s among the k lowest degrees:
-    A[seed, s] > 0}; M = sum of the rows A[s] over S; the mask is the 4-connected component of M > 0 that holds the
-    seed.
+    With A = F F' + gram_bias (the paper's graph joins patches where it is positive): the degree of a patch is the
+    number of positive entries of its row, itself left out; the seed has the lowest one; S = {s among the k lowest
+    degrees: A[seed, s] > 0}; M = sum of the rows A[s] over S; the mask is the 4-connected component of M > 0 that holds
+    the seed.
 
     Degrees are whole numbers, so ties are common and decide boxes. The published code leaves them to torch's sort
     (not a stable one), and so do the recorded values: the sort here runs on the CPU whatever the device, so that all
@@ -129,7 +132,7 @@ def lost(features: Tensor, grid: tuple[int, int], k_patches: int = 100) -> Detec
     if k_patches < 1:
         raise InputError(f"k_patches={k_patches}: at least one patch must be able to join")
     features = _checked(features, grid).float()
-    affinity = features @ features.T
+    affinity = features @ features.T + gram_bias
     positive = affinity > 0
     degree = (positive.sum(dim=1) - positive.diagonal().long()).cpu()
     order = torch.argsort(-degree.float(), descending=True).to(features.device)

@@ -117,7 +117,7 @@ def detect(patches: Patches, options: DetectorOptions) -> Detection:
         remedy = "shrink the image, or take a larger patch size"
         require_memory(math.prod(patches.grid), BYTES_PER_PAIR[options.mode], remedy)
     if options.mode == "lost":
-        return detectors.lost(patches.values, patches.grid, options.k_patches)
+        return detectors.lost(patches.values, patches.grid, options.k_patches, options.gram_bias)
     if options.mode == "tokencut":
         return detectors.tokencut(patches.values, patches.grid, options.tau)
     if options.mode == "dinoseg":
@@ -150,7 +150,7 @@ def made_from(options: DetectorOptions) -> dict[str, Any]:
     """The settings that decide which boxes are found, for stage.json; those that only other modes read are left out."""
     mode = options.mode
     reads = {
-        "lost": ("k_patches", "which_features"),
+        "lost": ("k_patches", "gram_bias", "which_features"),
         "dinoseg": ("dinoseg_head", "dinoseg_mended"),
         "eigenseg": ("which_matrix", "foreground", *(() if options.precomputed_eigs_dir else ("which_features",))),
         "tokencut": ("tau", "which_features"),

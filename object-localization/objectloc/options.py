@@ -9,6 +9,7 @@ DATASETS = ("VOC07", "VOC12", "COCO20k", "folder")
 SETS = ("train", "val", "trainval", "test")
 CONVNETS = ("resnet50", "resnet50_imagenet", "vgg16_imagenet")
 ARCHITECTURES = ("vit_tiny", "vit_small", "vit_base", *CONVNETS)
+COMPUTED = ("k", "q", "v", "out")  # of the last block; files may have others
 PICTURES = ("fms", "seed_expansion", "pred")
 
 
@@ -33,8 +34,9 @@ class DetectorOptions(Settings):
     arch: str = "vit_small"
     patch_size: int = setting(16, least=1)
     weights: str | None = None
-    which_features: str = setting("k", choices=("k", "q", "v"))
+    which_features: str = "k"
     k_patches: int = setting(100, least=1)
+    gram_bias: float = 0.0
     resnet_dilate: int = setting(2, choices=(1, 2, 4))
     dinoseg_head: int = setting(4, least=0)
     dinoseg_mended: bool = False

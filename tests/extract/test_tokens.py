@@ -91,7 +91,7 @@ def test_blocks_that_are_not_there(blocks, backbone):
 
 @pytest.mark.parametrize("parts", [("keys",), ("k", "x"), ()])
 def test_parts_that_are_not_there(parts, backbone):
-    with pytest.raises(InputError, match="no feature '.*'; known are q, k, v, cls, attn_cls"):
+    with pytest.raises(InputError, match="no feature '.*'; known are q, k, v, out, cls, attn_cls"):
         TokenExtractor(backbone, parts=parts)
 
 
@@ -101,6 +101,58 @@ def test_lab_hog_has_statistics_alone(images):
     for options in ({"parts": ("q",)}, {"blocks": (-2,)}, {"parts": ("k", "attn_cls")}):
         with pytest.raises(InputError, match="lab_hog has no blocks, queries or values"):
             TokenExtractor(backbone, **options)
+
+
+# --- outputs of blocks, position ---
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "dino_vits16", "dinov2_vits14_reg", "dinov3_vits16", "beit3_base_patch16_224"]
+)
+def test_out_is_what_the_model_gives_for_its_patches(name, images):
+    backbone = load_backbone(name, "random")
+    model, patch = backbone.model, backbone.patch_size
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (backbone.mean, backbone.std))
+    cropped = images[..., : 55 // patch * patch, : 70 // patch * patch]
+    found = TokenExtractor(backbone, (-2, -1), ("out", "k"))(images)
+    with torch.no_grad():
+        expected = model.forward_features((cropped - mean) / std)[:, model.num_prefix_tokens :]
+        torch.testing.assert_close(found["out"], expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(found["out"], found["out_block_-1"])
+        model.blocks[-1] = torch.nn.Identity() if "dinov3" not in name else _NoBlock()
+        expected = model.forward_features((cropped - mean) / std)[:, model.num_prefix_tokens :]
+    torch.testing.assert_close(found["out_block_-2"], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found["k"], TokenExtractor(load_backbone(name, "random"))(images)["k"])
+
+
+class _NoBlock(torch.nn.Module):
+    def forward(self, tokens, **_):
+        return tokens
+
+
+def test_nothing_is_computed_after_the_output_of_the_asked_block(backbone, images):
+    calls = count_calls(backbone)
+    TokenExtractor(backbone, (-3,), ("out", "k"))(images)
+    assert [calls[f"blocks.{index}.mlp"] for index in range(DEPTH)] == [1] * 10 + [0] * 2
+    assert calls["norm"] == 1
+
+
+def test_position_is_removed(backbone, images):
+    """A plain image keeps nothing but its mean; what stays of another one is its features less those of position."""
+    parts = ("k", "out", "cls")
+    plain = torch.tensor(backbone.mean).view(1, 3, 1, 1).expand(1, 3, 55, 70).contiguous()
+    extractor = TokenExtractor(backbone, parts=parts, debias="position")
+    kept, given, moved = extractor(plain), TokenExtractor(backbone, parts=parts)(images), extractor(images)
+    for part in ("k", "out"):
+        torch.testing.assert_close(kept[part], kept[part].mean(dim=1, keepdim=True).expand_as(kept[part]))
+        torch.testing.assert_close((given[part] - moved[part]).mean(dim=1), torch.zeros(2, 192), atol=1e-5, rtol=0)
+        torch.testing.assert_close(*(given[part] - moved[part]))  # the same for both images
+        assert not torch.allclose(given[part], moved[part], atol=1e-3)
+    assert torch.equal(given["cls"], moved["cls"])
+    with pytest.raises(InputError, match="no debias 'colour'"):
+        TokenExtractor(backbone, debias="colour")
+    with pytest.raises(InputError, match="knows no position"):
+        TokenExtractor(load_backbone("lab_hog"), debias="position")
 
 
 # --- [CLS] ---

@@ -119,6 +119,15 @@ def test_lost_by_hand():
     assert found.box((16, 16), (32, 48)) == (32, 0, 48, 32)
 
 
+def test_a_gram_bias_takes_away_what_all_patches_share():
+    features = torch.randn(30, 8, generator=torch.Generator().manual_seed(2))
+    shared = torch.cat([features, torch.full((30, 1), 5.0)], dim=1)
+    plain, shifted = lost(features, (5, 6)), lost(shared, (5, 6), gram_bias=-25.0)
+    np.testing.assert_array_equal(plain.mask, shifted.mask)
+    np.testing.assert_array_equal(plain.maps["degree"], shifted.maps["degree"])
+    assert (lost(shared, (5, 6)).maps["degree"] == 29).all()
+
+
 def test_names_and_numbers_that_there_are_not():
     for ask in (
         lambda: lost(torch.zeros(2, 4), (1, 2), k_patches=0),

@@ -44,6 +44,7 @@ def extract_features(
     device: str = "auto",
     num_workers: int | None = None,
     overwrite: bool = False,
+    debias: str | None = None,
 ) -> None:
     r"""Extract features (by default the keys of the last block) of a list of images.
 
@@ -64,8 +65,9 @@ def extract_features(
         output_dir: Folder of the features.
         which_block: Block to read, -1 being the last; several separated by commas (-3,-2,-1) are stored as
             k_block_-3, ..., and the deepest one as k.
-        which_features: Any of k, q, v (keys, queries, values), cls (the model's output for [CLS]) and attn_cls
-            (attention of [CLS] to the patches, per head), separated by commas.
+        which_features: Any of k, q, v (keys, queries, values), out (the block's output, after the model's final norm),
+            cls (the model's output for [CLS]) and attn_cls (attention of [CLS] to the patches, per head), separated by
+            commas.
         weights: Path or address of a checkpoint, or random (fixed seed, for tests). Default: the published weights,
             downloaded once.
         dtype: Computation in float32, or in bfloat16 / float16 (autocast).
@@ -79,6 +81,8 @@ def extract_features(
         device: auto, cpu, cuda, cuda:1, ...
         num_workers: Processes that decode images. Default: none on a CPU, up to 8 beside a GPU.
         overwrite: Redo features that exist.
+        debias: position removes from k, q, v and out what the position alone contributes: the features of an image of
+            the mean colour, less their mean over the patches.
     """
     from spectralseg.commands import features
 
@@ -128,7 +132,7 @@ def extract_eigs(
             affinity_svd (left singular vectors of the features), or local, a Laplacian of neighbours with affinity
             exp(-distance / local_scale) of their features as they are stored.
         which_color_matrix: knn or rw: the colour affinity added when image_color_lambda is above 0.
-        which_features: Field of the features files: k, q, v, k_block_-2, ...
+        which_features: Field of the features files: k, q, v, out, k_block_-2, ...
         normalize: L2-normalise the features.
         threshold_at_zero: Negative affinities become 0.
         lapnorm: Normalised problem (D - W) x = l D x; else (D - W) x = l x.

@@ -16,7 +16,7 @@ from spectralseg.errors import InputError
 from spectralseg.files.images import crop_to_patches, load_image, read_images_list, view_of
 from spectralseg.files.storage import compact, save_record
 from spectralseg.models.backbones import MAX_SIZE, Backbone, load_backbone
-from spectralseg.models.tokens import TokenExtractor, dtype_named
+from spectralseg.models.tokens import DEBIAS, TokenExtractor, dtype_named
 from spectralseg.progress import say
 from spectralseg.running.batches import THREADS, alike, writing_behind
 from spectralseg.running.devices import keep_freed_memory, pick_device
@@ -40,6 +40,7 @@ class FeatureSettings(Settings):
     resize: int | None = setting(None, least=1)
     center_crop: int | None = setting(None, least=1)
     max_size: int | None = setting(None, least=1)
+    debias: str | None = setting(None, choices=DEBIAS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,7 +139,7 @@ def load_extractor(command: str, settings: FeatureSettings, device: torch.device
     backbone = load_backbone(settings.model_name, settings.weights, device)
     if backbone.weights.startswith("random"):
         say(f"{command}: {backbone.name} has RANDOM weights: its features mean nothing")
-    return TokenExtractor(backbone, settings.which_block, settings.which_features, settings.dtype)
+    return TokenExtractor(backbone, settings.which_block, settings.which_features, settings.dtype, settings.debias)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
-"""Keys, queries, values, [CLS] output and [CLS] attention of a ViT, and nothing computed after them."""
+"""Keys, queries, values and outputs of a ViT's blocks, [CLS] and its attention, and nothing computed after them."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -11,7 +12,9 @@ from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import crop_to_patches
 from spectralseg.models.backbones import Backbone, Vit
 
-PARTS = ("q", "k", "v", "cls", "attn_cls")
+PARTS = ("q", "k", "v", "out", "cls", "attn_cls")
+PER_PATCH = ("q", "k", "v", "out")
+DEBIAS = ("position",)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -32,21 +35,33 @@ class TokenExtractor:
         Blocks to read, counted from 0 or from the end (-1 is the last). With several, each feature is named after its
         block as well (``k_block_-2``), and the plain name is the deepest one's.
     parts
-        Any of ``k``, ``q``, ``v`` (keys, queries, values of each block's patches), ``cls`` (the model's output for
-        [CLS], after the final norm), ``attn_cls`` (attention of [CLS] to the patches in the deepest block).
+        Any of ``k``, ``q``, ``v`` (keys, queries, values of each block's patches), ``out`` (each block's output for the
+        patches, after the model's final norm), ``cls`` (the model's output for [CLS], after the final norm),
+        ``attn_cls`` (attention of [CLS] to the patches in the deepest block).
     dtype
         ``float32``, or ``bfloat16`` / ``float16`` for autocast.
+    debias
+        ``position``: subtract from the features of each patch what the backbone gives there for an image of its mean
+        colour, less the mean of that over the patches. Nothing but the position tells these patches apart.
 
     Raises
     ------
     InputError
-        A block or part that the backbone does not have.
+        A block or part that the backbone does not have, or no such ``debias``.
     """
 
     def __init__(
-        self, backbone: Backbone, blocks: Sequence[int] = (-1,), parts: Sequence[str] = ("k",), dtype: str = "float32"
+        self,
+        backbone: Backbone,
+        blocks: Sequence[int] = (-1,),
+        parts: Sequence[str] = ("k",),
+        dtype: str = "float32",
+        debias: str | None = None,
     ) -> None:
-        self.backbone, self.parts = backbone, tuple(parts)
+        self.backbone, self.parts, self.debias = backbone, tuple(parts), debias
+        if debias is not None:
+            check_choice("debias", debias, DEBIAS)
+        self._positional = functools.lru_cache(maxsize=8)(self._features_of_position)
         self.dtype = dtype_named(dtype)
         unknown = [part for part in parts if part not in PARTS]
         if unknown or not parts:
@@ -56,6 +71,8 @@ class TokenExtractor:
             if not set(self.parts) <= {"k", *(["cls"] if summarises else [])} or tuple(blocks) != (-1,):
                 has = "'k' and, per image, 'cls'" if summarises else "'k', the colours of cells, alone"
                 raise InputError(f"{backbone.name} has no blocks, queries or values: it has {has}")
+            if debias:
+                raise InputError(f"{backbone.name} knows no position that --debias could remove")
             self.blocks: list[int] = []
             return
         depth = len(backbone.model.blocks)
@@ -83,7 +100,7 @@ class TokenExtractor:
         Returns
         -------
         dict
-            Keys, queries, values (B, T, D), T row-major patches without prefix tokens; ``cls`` (B, D);
+            Keys, queries, values, outputs (B, T, D), T row-major patches without prefix tokens; ``cls`` (B, D);
             ``attn_cls`` (B, heads, T), each head's attention over all tokens with the prefix tokens' share left out.
         """
         images = crop_to_patches(images, self.backbone.patch_size)
@@ -91,37 +108,51 @@ class TokenExtractor:
             model = self.backbone.model
             return {part: model(images) if part == "k" else model.summary(images) for part in self.parts}
         mean, std = (images.new_tensor(value).view(3, 1, 1) for value in (self.backbone.mean, self.backbone.std))
-        reduced = self.dtype != torch.float32
-        with torch.autocast(images.device.type, dtype=self.dtype, enabled=reduced):
-            inputs, cls = self._run((images - mean) / std)
-            features = self._project(inputs)
-        if cls is not None:
-            features["cls"] = cls
+        features = self._features((images - mean) / std)
+        if self.debias:
+            positional = self._positional(images.shape[-2], images.shape[-1], images.device)
+            features = {name: values - positional.get(name, 0) for name, values in features.items()}
         return features
 
-    def _run(self, images: Tensor) -> tuple[dict[int, Tensor], Tensor | None]:
-        """Normalised inputs of the asked blocks' attention (block -> (B, tokens, D)), and [CLS] if asked for."""
-        model = self.backbone.model
+    def _features_of_position(self, height: int, width: int, device: torch.device) -> dict[str, Tensor]:
+        """Name -> (1, T, D): what the mean colour, 0 after the normalisation, gives at each patch, less its mean."""
+        plain = self._features(torch.zeros(1, 3, height, width, device=device))
+        named = {name: values for name, values in plain.items() if name.split("_")[0] in PER_PATCH}
+        return {name: values - values.mean(dim=1, keepdim=True) for name, values in named.items()}
+
+    def _features(self, images: Tensor) -> dict[str, Tensor]:
+        """Features of normalised images."""
+        model, prefix = self.backbone.model, self.backbone.model.num_prefix_tokens
+        with torch.autocast(images.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            inputs, outputs, final = self._run(images)
+            features: dict[str, Tensor] = {}
+            for block in self.blocks:
+                attention = model.blocks[block].attn
+                for part in (part for part in self.parts if part in PER_PATCH):
+                    if part == "out":
+                        tokens = model.norm(outputs[block])[:, prefix:]
+                    else:
+                        tokens = project(attention, inputs[block][:, prefix:], part)
+                    if len(self.blocks) > 1:
+                        features[f"{part}_block_{block}"] = tokens
+                    features[part] = tokens  # the deepest block comes last and keeps the plain name
+            if "attn_cls" in self.parts:
+                features["attn_cls"] = cls_attention(attention, inputs[self.blocks[-1]])[..., prefix:]
+            if final is not None:
+                features["cls"] = model.fc_norm(final[:, 0])
+        return features
+
+    def _run(self, images: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor | None]:
+        """Normalised inputs of the asked blocks' attention and, for ``out``, the blocks' outputs: (B, tokens, D) each.
+
+        And the model's output, if [CLS] is asked for; else the forward pass ends with the deepest of them.
+        """
         inputs: dict[int, Tensor] = {}
+        outputs: dict[int, Tensor] = {}
         last = None if "cls" in self.parts else self.blocks[-1]
-        with _watch_attention(model, self.blocks, inputs, stop_at=last):
-            tokens = model.forward_features(images)
-            return inputs, model.fc_norm(tokens[:, 0]) if "cls" in self.parts else None
-        return inputs, None  # the watch stopped the forward pass
-
-    def _project(self, inputs: dict[int, Tensor]) -> dict[str, Tensor]:
-        prefix = self.backbone.model.num_prefix_tokens
-        features: dict[str, Tensor] = {}
-        for block in self.blocks:
-            attention = self.backbone.model.blocks[block].attn
-            for part in (part for part in self.parts if part in "qkv"):
-                tokens = project(attention, inputs[block][:, prefix:], part)
-                if len(self.blocks) > 1:
-                    features[f"{part}_block_{block}"] = tokens
-                features[part] = tokens  # the deepest block comes last and keeps the plain name
-        if "attn_cls" in self.parts:
-            features["attn_cls"] = cls_attention(attention, inputs[self.blocks[-1]])[..., prefix:]
-        return features
+        with _watch(self.backbone.model, self.blocks, inputs, outputs if "out" in self.parts else None, last):
+            return inputs, outputs, self.backbone.model.forward_features(images)
+        return inputs, outputs, None  # the watch stopped the forward pass
 
 
 class _Stop(Exception):
@@ -129,24 +160,34 @@ class _Stop(Exception):
 
 
 @contextlib.contextmanager
-def _watch_attention(
-    model: Vit, blocks: Sequence[int], inputs: dict[int, Tensor], stop_at: int | None
+def _watch(
+    model: Vit,
+    blocks: Sequence[int],
+    inputs: dict[int, Tensor],
+    outputs: dict[int, Tensor] | None,
+    stop_at: int | None,
 ) -> Iterator[None]:
-    """Note what enters the attention of ``blocks`` in ``inputs``; end the forward pass at block ``stop_at``.
+    """Note what enters the attention of ``blocks`` in ``inputs``, and what they give in ``outputs`` where there is one.
 
-    The watch sits before the attention and not on its ``qkv`` layer: some models use that layer's weight without
-    calling it (timm's DINOv3 with ``qkvb``).
+    The forward pass ends in block ``stop_at``, at what is noted last there. The watch sits before the attention and not
+    on its ``qkv`` layer: some models use that layer's weight without calling it (timm's DINOv3 with ``qkvb``).
     """
 
-    def note(block: int, tokens: Tensor) -> None:
-        inputs[block] = tokens
-        if block == stop_at:
+    def note(seen: dict[int, Tensor], block: int, tokens: Tensor) -> None:
+        seen[block] = tokens
+        if block == stop_at and (outputs is None or seen is outputs):
             raise _Stop
 
     hooks = [
-        model.blocks[block].attn.register_forward_pre_hook(lambda _, args, block=block: note(block, args[0]))
+        model.blocks[block].attn.register_forward_pre_hook(lambda _, args, block=block: note(inputs, block, args[0]))
         for block in blocks
     ]
+    if outputs is not None:
+        kept = outputs
+        hooks += [
+            model.blocks[block].register_forward_hook(lambda _, __, tokens, block=block: note(kept, block, tokens))
+            for block in blocks
+        ]
     try:
         yield
     except _Stop:
