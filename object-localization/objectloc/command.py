@@ -57,6 +57,7 @@ RESULTS = {
     "overwrite": "find boxes anew that are there already",
     "no_evaluation": "boxes alone, no ground truth",
     "save_predictions": "preds.pkl, gt.pkl (default: True)",
+    "save_masks": "masks/<id>.png at the size of the images, which object segmentation evaluates",
     "visualize": "a PNG for each image; a single image has pred by default",
     "num_workers": "processes with one thread each (also --multiprocessing)",
 }
@@ -107,6 +108,8 @@ def read_arguments(argv: Sequence[str] | None = None) -> tuple[ResultOptions, Da
     if not detector.precomputed_features_dir:
         check_choice("which_features", detector.which_features, COMPUTED)
     results = settings_from(ResultOptions, flags)
+    if detector.objects and results.save_masks:
+        raise InputError("--save_masks is for detectors; masks of several objects are extract_objects --save_masks")
     if data.image_path:
         results = replace(results, no_evaluation=True, visualize=results.visualize or "pred")
     return results, data, detector

@@ -6,23 +6,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from objectloc import detectors
 from objectloc.detectors import Box, Detection
 from objectloc.ground_truth import DataSet, open_data_set, upright_size
-from objectloc.options import DataOptions, DetectorOptions
+from objectloc.options import DataOptions, DetectorOptions, ResultOptions
 from objectloc.patch_sources import Patches, pick_eigenvector, read_eigenvector, read_patches
 from spectralseg.errors import InputError
 from spectralseg.files.images import load_image
+from spectralseg.files.label_maps import save_mask
 from spectralseg.files.storage import save_json, save_picture
 from spectralseg.mathematics.eigen import spectral_eigenvectors
 from spectralseg.mathematics.ranking import object_map
 from spectralseg.running.devices import require_memory
 from spectralseg.running.stage import provenance
 
-BOXES, PICTURES, SUFFIX = "boxes", "pictures", ".box.json"  # folders below the results; per-image files
+BOXES, MASKS, PICTURES, SUFFIX = "boxes", "masks", "pictures", ".box.json"  # folders below the results; per-image files
 EIGENVECTORS = 5  # computed on the spot: as many as the recipes store, so that both ways give the same numbers
 RANKED_EIGENVECTORS = 20
 # Bytes that a detector needs for each pair of patches: float32 matrices, and float64 ones for TokenCut.
@@ -48,14 +50,29 @@ class Found:
     detection: Detection | None = None
     step: tuple[float, float] = (1.0, 1.0)
 
+    def mask(self) -> np.ndarray:
+        """(height, width) bool: each patch that the box encloses with its own pixels; the box itself if it is trivial.
 
-def localize(
-    data: DataOptions, options: DetectorOptions, folder: Path, picture: str | None, annotated: bool, image_id: str
-) -> None:
+        Pixels beyond the last whole patch are as the last patch.
+        """
+        if self.detection is None:
+            xmin, ymin, xmax, ymax = (round(side) for side in self.box)
+            mask = np.zeros(self.size, dtype=bool)
+            mask[ymin:ymax, xmin:xmax] = True
+            return mask
+        patches = self.detection.mask
+        rows, columns = (
+            np.minimum(np.arange(pixels) / step, count - 1).astype(int)
+            for pixels, step, count in zip(self.size, self.step, patches.shape, strict=True)
+        )
+        return patches[rows][:, columns]
+
+
+def localize(data: DataOptions, options: DetectorOptions, results: ResultOptions, folder: Path, image_id: str) -> None:
     """Find the box of an image and write ``<folder>/boxes/<id>.box.json``.
 
-    With ``picture`` (``pred``, ``fms`` or ``seed_expansion``) also ``<folder>/pictures/<id>_<picture>.png``, with the
-    annotated boxes if ``annotated``.
+    With ``results.visualize`` also ``<folder>/pictures/<id>_<visualize>.png``, with the annotated boxes if there is an
+    evaluation; with ``results.save_masks`` ``<folder>/masks/<id>.png``.
 
     Raises
     ------
@@ -64,10 +81,13 @@ def localize(
     """
     images = data_set(data)
     found = find_box(images, options, image_id)
-    if picture is not None:
+    if results.save_masks:
+        save_mask(folder / MASKS / f"{image_id}.png", found.mask())
+    if (picture := results.visualize) is not None:
         from objectloc.pictures import draw_picture  # matplotlib, which the boxes alone do not need
 
-        truth = images.find_boxes(image_id) if annotated and images.find_boxes is not None else None
+        find_boxes = None if results.no_evaluation else images.find_boxes
+        truth = None if find_boxes is None else find_boxes(image_id)
         image = load_image(images.path(image_id))
         drawn = draw_picture(picture, image, found.box, found.detection, found.step, truth)
         save_picture(folder / PICTURES / f"{image_id}_{picture}.png", drawn)

@@ -65,5 +65,6 @@ class ResultOptions(Settings):
     overwrite: bool = False
     no_evaluation: bool = False
     save_predictions: bool = True
+    save_masks: bool = False
     visualize: str | None = setting(None, choices=PICTURES)
     num_workers: int = setting(0, least=0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from objectloc.localize import BOXES, PICTURES, SUFFIX, data_set, localize, made_from
+from objectloc.localize import BOXES, MASKS, PICTURES, SUFFIX, data_set, localize, made_from
 from objectloc.options import ARCHITECTURES, CONVNETS, DataOptions, DetectorOptions, ResultOptions
 from objectloc.scores import Scores, note_problem, read_boxes, read_truth, write_results
 from spectralseg.errors import ImagesFailed, InputError, printable
@@ -76,9 +76,12 @@ def find_boxes(
     """Run the detector on the images that have no box yet; return id -> problem of those that could not be handled."""
     if results.visualize:
         make_folder(folder / PICTURES)
-    anew = results.overwrite or results.visualize is not None  # pictures are drawn where boxes are found
+    if results.save_masks:
+        make_folder(folder / MASKS)
+    # Pictures are drawn, and masks written, where boxes are found.
+    anew = results.overwrite or results.visualize is not None or results.save_masks
     stage = Stage("localize", folder / BOXES, SUFFIX, settings, anew)
-    work = functools.partial(localize, data, detector, folder, results.visualize, not results.no_evaluation)
+    work = functools.partial(localize, data, detector, results, folder)
     stage.run(work, stage.begin(ids), _processes(results.num_workers, detector))
     try:
         stage.finish()

@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_objects.py --features DIR --count 8 --threads 1
 
 `DIR` is an output folder of `extract_features`. Both take turns, image by image, from features in memory, three objects
-each, before any CRF.
+each, before any CRF. Keys of random weights are all alike: `--centred` takes their mean over the image away.
 """
 
 import argparse
@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--features", type=Path, required=True, metavar="DIR")
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tau", type=float, default=0.15)
+    parser.add_argument("--centred", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     seconds: dict[str, list[float]] = {"ours": [], "plain": []}
@@ -38,12 +40,13 @@ def main() -> None:
         record = load_features(path)
         rows, columns = patch_grid(*record["shape"][2:], record["patch_size"])
         keys = record["k"].float()
+        keys = keys - keys.mean(dim=1, keepdim=True) if arguments.centred else keys
         start = time.perf_counter()
-        (ours,) = maskcut(keys, (rows, columns))
+        (ours,) = maskcut(keys, (rows, columns), 3, arguments.tau)
         seconds["ours"].append(time.perf_counter() - start)
         start = time.perf_counter()
         with threadpool_limits(arguments.threads):
-            plain = plain_maskcut.maskcut(keys[0].numpy(), rows, columns)
+            plain = plain_maskcut.maskcut(keys[0].numpy(), rows, columns, 3, arguments.tau)
         seconds["plain"].append(time.perf_counter() - start)
         patches = max(patches, rows * columns)
         for number in range(max(len(ours), len(plain))):

@@ -14,6 +14,7 @@ from running import refused_here, run_here
 from shared_data import SAMPLES
 from spectralseg.commands.objects import ObjectSettings
 from spectralseg.errors import InputError
+from spectralseg.files.images import to_tensor
 from spectralseg.mathematics.cuts import maskcut
 from spectralseg.mathematics.objects import METHODS, distinct, find_parts, iou, score, separation
 from spectralseg.models.backbones import load_backbone
@@ -41,7 +42,7 @@ def test_two_objects_one_after_the_other():
         tuple(int(edge) for edge in (*np.argwhere(c.mask).min(0), *(np.argwhere(c.mask).max(0) + 1))) for c in cuts
     }
     assert found == set(TWO)
-    assert all(each.vector[each.seed] == each.vector.max() and each.mask[each.seed] for each in cuts)
+    assert all(each.vector[each.seed] > (1 - 1e-5) * each.vector.max() and each.mask[each.seed] for each in cuts)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 3), st.floats(0.1, 3))
@@ -53,7 +54,19 @@ def test_masks_are_those_of_dense_lapack(seed, count, noise):
     ours = maskcut(features, GRID, 3)[0]
     plain = plain_maskcut.maskcut(features[0].numpy(), *GRID, 3)
     assert len(ours) == len(plain)
-    for own, expected in zip(ours[:1], plain[:1], strict=True):  # after a cut, tiny eigenvalues may coincide
+    for own, expected in zip(ours, plain, strict=True):
+        np.testing.assert_array_equal(own.mask, expected)
+
+
+@pytest.mark.filterwarnings("error")  # of eigenvectors that did not converge
+@pytest.mark.parametrize("name", ["astronaut", "chelsea"])
+def test_a_graph_in_many_parts_that_hardly_hang_together(name):
+    with Image.open(SAMPLES / "images" / f"{name}.jpg") as image:
+        pixels = to_tensor(image.convert("RGB").resize((336, 256)))[None]
+    keys = TokenExtractor(load_backbone("lab_hog"))(pixels)["k"]
+    cuts = maskcut(keys, (16, 21), tau=0.8)[0]
+    assert cuts[0].value < 0.01
+    for own, expected in zip(cuts, plain_maskcut.maskcut(keys[0].numpy(), 16, 21, tau=0.8), strict=True):
         np.testing.assert_array_equal(own.mask, expected)
 
 
@@ -165,7 +178,11 @@ def test_the_command_and_what_coco_tools_read(photographs, tmp_path, capsys):
     assert len(CocoDetection(photographs["images_root"], tmp_path / "objects" / "objects.json")) == 4
     before = (tmp_path / "objects" / "objects.json").read_bytes()
     (tmp_path / "objects" / "coffee.objects.json").unlink()
-    run_here("extract_objects", **flags, multiprocessing=2)
+    run_here("extract_objects", **flags, multiprocessing=2, save_masks=True)
+    for image in coco.imgs.values():
+        best = max(coco.imgToAnns[image["id"]], key=lambda each: each["score"], default=None)
+        with Image.open(tmp_path / "objects" / "masks" / image["file_name"]) as mask:
+            np.testing.assert_array_equal(mask, np.zeros((176, 240)) if best is None else coco.annToMask(best))
     assert (tmp_path / "objects" / "objects.json").read_bytes() == before
     assert "3 already there" in capsys.readouterr().err
     assert "with tau=0.85 instead of 0.2" in refused_here(capsys, "extract_objects", **(flags | {"tau": 0.2}))

@@ -267,7 +267,7 @@ def test_tokencut_on_anything(seed, rows, columns):
         return
     assert found.mask[found.seed]
     values = found.maps["eigenvector"]
-    assert abs(values[found.seed]) == np.abs(values).max()
+    assert abs(values[found.seed]) >= (1 - 2e-6) * np.abs(values).max()
     assert (values[found.mask] > values.mean() - 1e-9).all()
 
 

@@ -107,20 +107,26 @@ def test_on_the_spot_equals_precomputed(localization, samples):
     ("flags", "drawn"),
     [
         *((["--arch", "test_vit", *mode], "fms") for mode in MODES),
+        (["--trivial", "central"], "pred"),
         (["--arch", "resnet50", "--resnet_dilate", 4], "seed_expansion"),
         (["--arch", "vgg16_imagenet"], "seed_expansion"),
     ],
 )
 def test_modes_and_backbones(localization, tmp_path, flags, drawn):
     images = write_pictures(tmp_path / "images", 2, width=90, height=70)
-    found = localization(*folder_flags(images), *flags, "--weights", "random", "--visualize", drawn)
-    assert "RANDOM weights" in found.complained
+    found = localization(*folder_flags(images), *flags, "--weights", "random", "--visualize", drawn, "--save_masks")
+    assert ("RANDOM weights" in found.complained) == ("--trivial" not in flags)
     for index in range(2):
         xmin, ymin, xmax, ymax = found.box(f"image{index}.png")
         assert 0 <= xmin < xmax <= 90
         assert 0 <= ymin < ymax <= 70
         with Image.open(found.folder / "pictures" / f"image{index}_{drawn}.png") as sheet:
-            assert sheet.width > 200
+            assert sheet.width > 200 or drawn == "pred"
+        with Image.open(found.folder / "masks" / f"image{index}.png") as mask:
+            assert mask.size == (90, 70)
+            rows, columns = np.nonzero(mask)
+        enclosed = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert enclosed == pytest.approx((xmin, ymin, xmax, ymax), abs=1)  # boxes of CNNs' cells have fractions
     assert not (found.folder / "results.txt").exists()  # nothing is annotated
 
 

@@ -547,6 +547,7 @@ def extract_objects(
     min_separation: float = 0.2,
     crf: bool = True,
     crf_backend: str = "auto",
+    save_masks: bool = False,
     multiprocessing: int = 0,
     device: str = "auto",
     overwrite: bool = False,
@@ -576,6 +577,8 @@ def extract_objects(
             them and one outside.
         crf: Sharpen the masks to the edges of the image, and drop those that it changes much.
         crf_backend: As for extract_crf_segmentations.
+        save_masks: Write the best object of each image to <output_dir>/masks/<id>.png too, a mask at the size of the
+            image that object segmentation evaluates; also of a folder that is complete.
         multiprocessing: Processes; 0 works in this one.
         device: auto, cpu, cuda, cuda:1, ...; on a GPU images of one size are cut together.
         overwrite: Redo images that are there.
@@ -584,7 +587,7 @@ def extract_objects(
 
     settings = settings_from(objects.ObjectSettings, locals())
     objects.extract_objects(
-        images_list, images_root, features_dir, output_dir, settings, multiprocessing, device, overwrite
+        images_list, images_root, features_dir, output_dir, settings, multiprocessing, device, overwrite, save_masks
     )
 
 

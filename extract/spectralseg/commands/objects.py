@@ -16,9 +16,9 @@ from torch import Tensor
 from spectralseg.commands.eigs import GPU_BATCH_CELLS
 from spectralseg.errors import InputError
 from spectralseg.files.images import load_image, patch_grid, read_images_list
-from spectralseg.files.label_maps import enlarge_mask, upscale_labels
+from spectralseg.files.label_maps import enlarge_mask, save_mask, upscale_labels
 from spectralseg.files.records import OBJECTS, check, load_features, patch_features
-from spectralseg.files.storage import DAMAGED, list_ids, load_json, save_json
+from spectralseg.files.storage import DAMAGED, list_ids, load_json, make_folder, save_json
 from spectralseg.mathematics.crf import BACKENDS
 from spectralseg.mathematics.objects import MASKCUT_CRF, METHODS, Part, distinct, find_parts, sharpen_masks
 from spectralseg.progress import say
@@ -28,7 +28,7 @@ from spectralseg.running.stage import Stage, provenance, rank_and_world_size
 from spectralseg.settings import Settings, setting
 
 SUFFIX = ".objects.json"
-ALL = "objects.json"
+ALL, MASKS = "objects.json", "masks"
 CATEGORIES = [{"id": 1, "name": "object", "supercategory": "object"}]
 BYTES_PER_PAIR = 40  # of patches: float64 matrices of a cut
 
@@ -55,6 +55,7 @@ def extract_objects(
     multiprocessing: int = 0,
     device: str = "auto",
     overwrite: bool = False,
+    save_masks: bool = False,
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
     where = device_or_processes(device, multiprocessing)
@@ -77,7 +78,10 @@ def extract_objects(
     if rank_and_world_size()[1] > 1 and absent:
         say(f"extract_objects: {len(absent)} images are other processes' work; the last to end writes {ALL}")
     else:
-        save_json(stage.folder / ALL, _collected(stage, sorted(set(files) - set(absent))), indent=None)
+        found = sorted(set(files) - set(absent))
+        save_json(stage.folder / ALL, _collected(stage, found), indent=None)
+        for image_id in found if save_masks else ():
+            save_mask(make_folder(stage.folder / MASKS) / f"{image_id}.png", _best(load_json(stage.output(image_id))))
     stage.finish()
 
 
@@ -161,6 +165,13 @@ def _objects(item: Item, parts: list[Part], settings: ObjectSettings, device: to
             }
         )
     return entries
+
+
+def _best(record: dict[str, Any]) -> np.ndarray:
+    """Mask (H, W) of the object with the best score; empty where there is none."""
+    best = max(record["objects"], key=lambda entry: entry["score"], default=None)
+    size = (record["height"], record["width"])
+    return np.zeros(size, dtype=bool) if best is None else rle.decode(best["segmentation"])
 
 
 def _collected(stage: Stage, ids: list[str]) -> dict[str, Any]:

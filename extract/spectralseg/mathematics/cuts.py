@@ -19,6 +19,7 @@ from spectralseg.mathematics.regions import CROSS
 from spectralseg.settings import check_range
 
 WEAK = 1e-5  # weight of an edge between patches that are not similar
+TIE = 1e-6  # entries of an eigenvector closer to each other than that, relatively, differ by rounding alone
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,12 @@ def similarity_graph(features: Tensor, tau: float) -> Tensor:
     return torch.full_like(similar, WEAK, dtype=torch.float64).masked_fill_(similar, 1.0)
 
 
-def joins_all_alike(affinity: Tensor) -> bool:
-    """Whether all entries of (T, T) beside the diagonal are equal; also of a single patch."""
-    others = affinity[~torch.eye(len(affinity), dtype=torch.bool, device=affinity.device)]
-    return others.numel() == 0 or bool((others == others[0]).all())
+def joins_all_alike(W: Tensor) -> Tensor:
+    """Which of W (B, T, T) have equal entries beside the diagonal, (B,) bool; also a single patch."""
+    if W.shape[-1] == 1:
+        return torch.ones(len(W), dtype=torch.bool, device=W.device)
+    other = W[:, :1, 1:2] != W
+    return other.sum(dim=(1, 2)) == other.diagonal(dim1=1, dim2=2).sum(dim=1)
 
 
 def component_at(mask: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
@@ -94,15 +97,22 @@ def cut(features: Tensor, grid: tuple[int, int], tau: float, by_corners: bool = 
     Notes
     -----
     x is the second smallest solution of (D - W) x = l D x. The foreground is the side of its mean that holds the entry
-    of largest absolute value; the mask is the part of it that holds this patch.
+    of largest absolute value; the mask is the part of it that holds this patch (of equal entries the first).
     """
+    return _cut_graphs(_graphs(features, grid, tau), grid, by_corners)
+
+
+def _graphs(features: Tensor, grid: tuple[int, int], tau: float) -> Tensor:
     if features.shape[1] != grid[0] * grid[1]:
         raise InputError(f"{features.shape[1]} patches do not fit a grid of {grid[0]}x{grid[1]}")
     if not torch.isfinite(features).all():
         raise InputError("the features hold NaN or infinite values; extract them again")
-    W = similarity_graph(features, tau)
-    divided = [number for number, each in enumerate(W) if not joins_all_alike(each)]
-    found: list[Cut | None] = [None] * len(features)
+    return similarity_graph(features, tau)
+
+
+def _cut_graphs(W: Tensor, grid: tuple[int, int], by_corners: bool) -> list[Cut | None]:
+    divided = torch.nonzero(~joins_all_alike(W)).ravel().tolist()
+    found: list[Cut | None] = [None] * len(W)
     if divided:
         values, x, _ = normalised_cut(W if len(divided) == len(W) else W[divided], 2)
         for number, value, vector in zip(divided, values[:, 1].tolist(), x[..., 1].cpu().numpy(), strict=True):
@@ -121,7 +131,8 @@ def _standing_out(vector: np.ndarray, value: float, by_corners: bool) -> Cut:
 
 
 def _largest(values: np.ndarray) -> tuple[int, int]:
-    row, column = divmod(int(values.argmax()), values.shape[1])
+    largest = values.max()
+    row, column = divmod(int((values >= largest - TIE * abs(largest)).argmax()), values.shape[1])
     return row, column
 
 
@@ -131,11 +142,12 @@ def maskcut(features: Tensor, grid: tuple[int, int], max_objects: int = 3, tau: 
     Parameters and errors as for :func:`cut`; ``max_objects`` cuts at most, fewer where nothing is left to cut.
     """
     check_range("max_objects", max_objects, least=1)
-    features = features.clone()
+    W = _graphs(features, grid, tau)
     found: list[list[Cut]] = [[] for _ in features]
     for _ in range(max_objects):
-        for own, image_features, objects in zip(cut(features, grid, tau, True), features, found, strict=True):
+        for own, own_W, objects in zip(_cut_graphs(W, grid, True), W, found, strict=True):
             if own is not None:
                 objects.append(own)
-                image_features[torch.from_numpy(own.mask.ravel()).to(features.device)] = 0
+                gone = torch.from_numpy(np.flatnonzero(own.mask)).to(W.device)
+                own_W[gone] = own_W[:, gone] = 1.0 if tau < 0 else WEAK  # the cosine with zero is 0
     return found

@@ -32,10 +32,11 @@ SMALLEST_DEGREE = 1e-12
 TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-10}  # relative residual; rounding in float32 leaves 1e-6 to 3e-6
 TOLERANCE_AFFINITY = 5e-7  # relative to an eigenvalue that is thousands of times larger than the K-th
 TOLERANCE_LOCAL = 1e-8  # relative to the inverse of its shift; eigenvalues are then exact to 1e-9
+TOLERANCE_INVERSE = 1e-12  # the same, of dense matrices
 CANCELLED = 1e-3  # a degree against the sum of the absolute affinities: below, float32 is not enough
 IMMENSE = 1e25  # no feature, but a damaged file
 SHIFT = 1e-4  # of D - W before it is inverted, relative to the mean degree
-SHIFT_LOCAL = 1e-3  # the same, relative to each degree: small beside the eigenvalues of neighbours, which crowd near 0
+SHIFT_DEGREES = 1e-3  # the same, relative to each degree: small beside eigenvalues that crowd near 0
 
 
 def normalised_cut(
@@ -82,15 +83,30 @@ def normalised_cut(
     inverse_root = D.rsqrt()  # D^-1/2
     width = solvers.block_width(K)
     near = solvers.noise_block(W, width) if features is None else solvers.start_block(inverse_root * features, width)
+    start = torch.cat([D.sqrt(), near[..., 1:]], dim=-1)
     m, z = solvers.leading_or_dense(
         ScaledMatrix(W, inverse_root),  # S z, without forming S
-        torch.cat([D.sqrt(), near[..., 1:]], dim=-1),
+        start,
         K,
         TOLERANCE[W.dtype],
         lambda: W * inverse_root * inverse_root.mT,
         dense,
+        (lambda left: _by_inverse(W[left], D[left], start[left], K)) if W.dtype == torch.float64 else None,
     )
     return 1 - m, inverse_root * z, D.squeeze(-1)
+
+
+def _by_inverse(W: Tensor, D: Tensor, start: Tensor, K: int) -> tuple[Tensor, Tensor, Tensor]:
+    """m (B, K), z (B, T, K) of (7) and which have converged, where many eigenvalues crowd near m = 1.
+
+    A graph in parts that hardly hang together has such a one for each. They are apart among the largest of
+    D^1/2 (D - W + shift D)^-1 D^1/2 z = z / (l + shift), by Cholesky factors, which exist where no W_ij is negative.
+    """
+    factor, failed = torch.linalg.cholesky_ex((1 + SHIFT_DEGREES) * torch.diag_embed(D[..., 0]) - W)
+    if failed.any():
+        return D[..., :K, 0], start[..., :K], torch.zeros(len(W), dtype=torch.bool)
+    inverse, z, converged = solvers.iterate(Inverse(factor, D.sqrt()), start, K, TOLERANCE_INVERSE)
+    return 1 + SHIFT_DEGREES - 1 / inverse, z, converged.expand(len(W))
 
 
 def sparse_normalised_cut(W: csr_array, K: int, dense: bool = False) -> tuple[Tensor, Tensor]:
@@ -102,14 +118,14 @@ def sparse_normalised_cut(W: csr_array, K: int, dense: bool = False) -> tuple[Te
     D = np.asarray(W.sum(axis=1))
     D = np.where(D > SMALLEST_DEGREE, D, 1.0)
     if not (dense or solvers.is_small(len(D), K)):
-        shifted = (diags_array((1 + SHIFT_LOCAL) * D) - W).tocsc()
+        shifted = (diags_array((1 + SHIFT_DEGREES) * D) - W).tocsc()
         factor = splu(shifted, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
         root = torch.from_numpy(D).sqrt()[:, None]
         near = solvers.noise_block(root.expand(-1, len(D)), solvers.block_width(K) - 1)
         start = torch.cat([root, near], dim=-1)
         inverse, z, converged = solvers.iterate(SparseInverse(factor, root), start, K, TOLERANCE_LOCAL)
         if converged.all():
-            return 1 / inverse - SHIFT_LOCAL, z / root
+            return 1 / inverse - SHIFT_DEGREES, z / root
         solvers.warn_of_lapack()
     values, x, _ = normalised_cut(torch.from_numpy(W.toarray()), K, dense=True)
     return values, x
@@ -150,16 +166,19 @@ class ScaledMatrix:
 
 @dataclass(frozen=True)
 class Inverse:
-    """x -> (L L')^-1 x, for Cholesky factors L (..., T, T)."""
+    """x -> s (L L')^-1 s x, for Cholesky factors L (..., T, T) and the diagonal s (..., T, 1), where there is one."""
 
     factor: Tensor
+    scale: Tensor | None = None
 
     def __call__(self, block: Tensor) -> Tensor:
         """(..., T, b) -> (..., T, b)."""
-        return torch.cholesky_solve(block, self.factor)
+        if self.scale is None:
+            return torch.cholesky_solve(block, self.factor)
+        return self.scale * torch.cholesky_solve(self.scale * block, self.factor)
 
     def __getitem__(self, rows: Tensor) -> "Inverse":
-        return Inverse(self.factor[rows])
+        return Inverse(self.factor[rows], None if self.scale is None else self.scale[rows])
 
 
 def _check_cut(W: Tensor, K: int, features: Tensor | None) -> None:

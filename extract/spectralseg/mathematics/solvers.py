@@ -19,11 +19,13 @@ from spectralseg.mathematics.chebyshev import Operator, filtered_eigenpairs
 BASIS_BLOCKS = 6  # restart when the basis has grown to that many blocks
 EXTRA_COLUMNS = 8  # the block is that much wider than K: faster convergence, and room for multiple eigenvalues
 DENSE_BELOW = 8  # a problem of fewer than that many blocks goes to LAPACK at once
+MOST_PRODUCTS = 200  # with the operator
+NODES_PER_PRODUCT = 64  # a factorisation of T nodes takes the time of about T / 64 products
 START_NOISE = 1e-2  # random part of the start: a block that spans eigenvectors exactly would never see the others
 
 
 def leading_eigenpairs(
-    apply: Callable[[Tensor], Tensor], start: Tensor, K: int, tolerance: float, max_iterations: int = 200
+    apply: Callable[[Tensor], Tensor], start: Tensor, K: int, tolerance: float, max_iterations: int = MOST_PRODUCTS
 ) -> tuple[Tensor, Tensor, bool]:
     """Algebraically largest eigenpairs of a symmetric operator.
 
@@ -97,28 +99,46 @@ def dense_leading_eigenpairs(matrix: Tensor, K: int) -> tuple[Tensor, Tensor]:
 
 
 def leading_or_dense(
-    operator: Operator, start: Tensor, K: int, tolerance: float, matrix: Callable[[], Tensor], dense: bool
+    operator: Operator,
+    start: Tensor,
+    K: int,
+    tolerance: float,
+    matrix: Callable[[], Tensor],
+    dense: bool,
+    otherwise: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """K largest eigenpairs, descending: by :func:`iterate`, or by LAPACK, which alone needs the matrix.
 
     LAPACK is used where ``dense`` asks for it, for small problems, and, with a warning, where the iteration does not
-    converge (on a GPU for those of a batch that do not).
+    converge (on a GPU for those of a batch that do not). ``otherwise`` comes before: given which did not converge
+    in the time of a factorisation, it returns what :func:`iterate` does.
     """
     if dense or is_small(start.shape[-2], K):
         return dense_leading_eigenpairs(matrix(), K)
-    values, vectors, converged = iterate(operator, start, K, tolerance)
+    products = MOST_PRODUCTS if otherwise is None else min(MOST_PRODUCTS, start.shape[-2] // NODES_PER_PRODUCT)
+    values, vectors, converged = iterate(operator, start, K, tolerance, products)
+    converged = converged.expand(values.shape[:-1]).to(values.device)
+    if not converged.all() and otherwise is not None:
+        left = ~converged
+        values[left], vectors[left], also = otherwise(left)
+        converged = converged.masked_scatter(left, also.to(left.device))
     if not converged.all():
         warn_of_lapack()
-        left = (~converged).expand(values.shape[:-1]).to(values.device)
+        left = ~converged
         exact = dense_leading_eigenpairs(matrix()[left], K)
         values[left], vectors[left] = exact[0].to(values), exact[1].to(vectors)
     return values, vectors
 
 
-def iterate(operator: Operator, start: Tensor, K: int, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The iteration that suits the device of ``start``, (T, b) or (B, T, b); returns also which have converged."""
+def iterate(
+    operator: Operator, start: Tensor, K: int, tolerance: float, products: int = MOST_PRODUCTS
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The iteration that suits the device of ``start``, (T, b) or (B, T, b); returns also which have converged.
+
+    ``products`` with the operator at most, on a CPU; a GPU has its own limit.
+    """
     if start.device.type == "cpu":
-        values, vectors, all_converged = leading_eigenpairs(operator, start, K, tolerance)
+        values, vectors, all_converged = leading_eigenpairs(operator, start, K, tolerance, products)
         return values, vectors, torch.tensor(all_converged)
     results = filtered_eigenpairs(operator, start if start.ndim == 3 else start[None], K, tolerance)
     values, vectors, converged = results if start.ndim == 3 else (each[0] for each in results)
