@@ -36,7 +36,7 @@ DETECTOR = {
     "gram_bias": "LOST: added to F F' of the features as they are; negative: fewer patches are similar",
     "dinoseg_head": "DINO-seg: head of the attention",
     "dinoseg_mended": "DINO-seg: consider all components, of which the published code leaves out the last",
-    "tau": "TokenCut: least cosine of an edge",
+    "tau": "TokenCut: least cosine of an edge; several, separated by commas, each into a folder NAME-tau_0.1",
     "which_matrix": "eigenseg; infer: as the files say; on the spot local with lab_graph, else laplacian",
     "foreground": "eigenseg: sign of an eigenvector; ranking by 3 eigenvectors or more; robust, of lab_graph's colours",
 }

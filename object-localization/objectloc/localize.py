@@ -1,7 +1,9 @@
 """One image at a time: its features or eigenvectors, a detector, and a small file with the box."""
 
+import contextlib
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,22 @@ def localize(data: DataOptions, options: DetectorOptions, results: ResultOptions
     save_json(folder / BOXES / f"{image_id}{SUFFIX}", record, indent=None)
 
 
+def localize_all(
+    data: DataOptions,
+    runs: Sequence[tuple[DetectorOptions, Path]],
+    results: ResultOptions,
+    image_id: str,
+) -> None:
+    """:func:`localize` with the first options and folder; the others follow where their box is missing.
+
+    What goes wrong with these is left to their own turn.
+    """
+    for number, (options, folder) in enumerate(runs):
+        if not (folder / BOXES / f"{image_id}{SUFFIX}").exists():
+            with contextlib.suppress(*([InputError] if number else [])):
+                localize(data, options, results, folder, image_id)
+
+
 @functools.lru_cache(maxsize=1)
 def data_set(data: DataOptions) -> DataSet:
     """The data set of these options, opened once per process."""
@@ -108,6 +126,20 @@ def find_box(images: DataSet, options: DetectorOptions, image_id: str) -> Found:
     if options.mode == "trivial":
         size = upright_size(path)
         return Found(size, detectors.trivial_box(str(options.trivial), size))
+    source, size, patches = read(path, options.of_patches, image_id)
+    try:
+        detection = detect(patches, options)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    xmin, ymin, xmax, ymax = detection.box(patches.step, patches.view)
+    down, right = size[0] / patches.view[0], size[1] / patches.view[1]
+    box = (right * xmin, down * ymin, right * xmax, down * ymax)
+    return Found(size, box, detection, (down * patches.step[0], right * patches.step[1]))
+
+
+@functools.lru_cache(maxsize=1)
+def read(path: Path, options: DetectorOptions, image_id: str) -> tuple[Path, tuple[int, int], Patches]:
+    """Where an image's patches come from, its (height, width), and they; several taus share them."""
     source = path
     if options.precomputed_eigs_dir:
         source, size = Path(options.precomputed_eigs_dir) / f"{image_id}.pth", upright_size(path)
@@ -121,14 +153,7 @@ def find_box(images: DataSet, options: DetectorOptions, image_id: str) -> Found:
         image = load_image(path)
         size = (image.height, image.width)
         patches = compute_patches(image, load_model(options))
-    try:
-        detection = detect(patches, options)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
-    xmin, ymin, xmax, ymax = detection.box(patches.step, patches.view)
-    down, right = size[0] / patches.view[0], size[1] / patches.view[1]
-    box = (right * xmin, down * ymin, right * xmax, down * ymax)
-    return Found(size, box, detection, (down * patches.step[0], right * patches.step[1]))
+    return source, size, patches
 
 
 def detect(patches: Patches, options: DetectorOptions) -> Detection:
@@ -139,7 +164,7 @@ def detect(patches: Patches, options: DetectorOptions) -> Detection:
     if options.mode == "lost":
         return detectors.lost(patches.values, patches.grid, options.k_patches, options.gram_bias)
     if options.mode == "tokencut":
-        return detectors.tokencut(patches.values, patches.grid, options.tau)
+        return detectors.tokencut(patches.values, patches.grid, *options.tau)
     if options.mode == "dinoseg":
         return detectors.dino_seg(patches.values, patches.grid, options.dinoseg_head, options.dinoseg_mended)
     found = patches.values if options.precomputed_eigs_dir else _solve(patches, options)
@@ -176,7 +201,7 @@ def made_from(options: DetectorOptions) -> dict[str, Any]:
         "tokencut": ("tau", "which_features"),
         "trivial": ("trivial",),
     }
-    values = asdict(options)
+    values = asdict(options) | {"tau": options.tau[0]}
     description = {"mode": mode} | {name: values[name] for name in reads[mode]}
     if options.precomputed_eigs_dir:
         description["eigs"] = provenance(options.precomputed_eigs_dir)
@@ -185,7 +210,7 @@ def made_from(options: DetectorOptions) -> dict[str, Any]:
     elif options.needs_model:
         from objectloc.patch_models import load_model
 
-        model = load_model(options)
+        model = load_model(options.of_patches)
         description |= {"model": model.backbone.name, "weights": model.backbone.weights, "patch_size": model.patch_size}
         if "resnet" in options.arch:
             description["resnet_dilate"] = options.resnet_dilate

@@ -1,6 +1,6 @@
 """What main.py can be asked for. Nothing here is slow to import: --help and a wrong flag are answered at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spectralseg.settings import Settings, setting
 
@@ -10,6 +10,7 @@ SETS = ("train", "val", "trainval", "test")
 CONVNETS = ("resnet50", "resnet50_imagenet", "vgg16_imagenet")
 ARCHITECTURES = ("vit_tiny", "vit_small", "vit_base", *CONVNETS)
 COMPUTED = ("k", "q", "v", "out")  # of the last block; files may have others
+TAU = (0.2,)
 PICTURES = ("fms", "seed_expansion", "pred")
 
 
@@ -40,7 +41,7 @@ class DetectorOptions(Settings):
     resnet_dilate: int = setting(2, choices=(1, 2, 4))
     dinoseg_head: int = setting(4, least=0)
     dinoseg_mended: bool = False
-    tau: float = 0.2
+    tau: tuple[float, ...] = TAU
     which_matrix: str = setting("infer", choices=("infer", "affinity", "laplacian", "local"))
     foreground: str = setting("eigenvector", choices=("eigenvector", "ranking", "robust"))
     trivial: str | None = setting(None, choices=("whole", "central"))
@@ -48,6 +49,11 @@ class DetectorOptions(Settings):
     precomputed_eigs_dir: str | None = None
     precomputed_features_dir: str | None = None
     device: str = "auto"
+
+    @property
+    def of_patches(self) -> "DetectorOptions":
+        """What decides the patches that are read: of taus only that there are any."""
+        return replace(self, tau=TAU)
 
     @property
     def needs_model(self) -> bool:

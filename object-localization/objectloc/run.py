@@ -1,12 +1,16 @@
 """A run over a data set: find the boxes that are missing, compare all of them with the ground truth, write results."""
 
+import contextlib
+import copy
 import functools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from objectloc.localize import BOXES, MASKS, PICTURES, SUFFIX, data_set, localize, made_from
+from objectloc.ground_truth import DataSet
+from objectloc.localize import BOXES, MASKS, PICTURES, SUFFIX, data_set, localize_all, made_from, read
 from objectloc.options import ARCHITECTURES, CONVNETS, DataOptions, DetectorOptions, ResultOptions
 from objectloc.scores import Scores, note_problem, read_boxes, read_truth, write_results
 from spectralseg.errors import ImagesFailed, InputError, printable
@@ -27,18 +31,48 @@ def run(results: ResultOptions, data: DataOptions, detector: DetectorOptions) ->
 
         print(as_lines(evaluate_objects(Path(detector.objects), images, folder)), f"results -> {folder}", sep="\n")
         return
-    if results.skip_if_exists and (folder / "results.txt").exists():
-        print(f"{folder / 'results.txt'} is there already: {(folder / 'results.txt').read_text().strip()}")
+    runs = [(detector, folder)]
+    if detector.mode == "tokencut" and len(detector.tau) > 1:
+        taus = dict.fromkeys(detector.tau)
+        runs = [(replace(detector, tau=(tau,)), folder.with_name(f"{folder.name}-tau_{tau:g}")) for tau in taus]
+    for _, own in list(runs):
+        if results.skip_if_exists and (own / "results.txt").exists():
+            print(f"{own / 'results.txt'} is there already: {(own / 'results.txt').read_text().strip()}")
+            runs = [run for run in runs if run[1] != own]
+    if not runs:
         return
-    settings = made_from(detector)
-    if str(settings.get("weights")).startswith("random"):
+    settings = [made_from(options) for options, _ in runs]
+    if str(settings[0].get("weights")).startswith("random"):
         say("localize: RANDOM weights: the boxes mean nothing")
     if data.dataset == "folder":  # two folders may share a name
-        settings["images"] = str(images.root.resolve())
+        settings = [each | {"images": str(images.root.resolve())} for each in settings]
     evaluate = not results.no_evaluation and images.find_boxes is not None
-    scores = Scores()
-    ids = read_truth(images, scores) if evaluate else sorted(images.files)
-    scores.problems |= find_boxes(results, data, detector, settings, folder, ids)
+    truth = Scores()
+    ids = read_truth(images, truth) if evaluate else sorted(images.files)
+    problems = find_boxes(results, data, runs, settings, ids)
+    errors = []
+    for (_, own), made, failed in zip(runs, settings, problems, strict=True):
+        try:
+            _finish(results, data, images, own, made, ids, copy.deepcopy(truth), failed)
+        except InputError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _finish(
+    results: ResultOptions,
+    data: DataOptions,
+    images: DataSet,
+    folder: Path,
+    settings: dict[str, Any],
+    ids: Sequence[str],
+    scores: Scores,
+    failed: dict[str, str],
+) -> None:
+    """Compare the boxes of a folder with the annotated ones, and write what came of it."""
+    scores.problems |= failed
+    evaluate = not results.no_evaluation and images.find_boxes is not None
     missing = read_boxes(images, [image_id for image_id in ids if image_id not in scores.problems], folder, scores)
     if missing and rank_and_world_size()[1] > 1:
         say(
@@ -68,26 +102,31 @@ def as_lines(results: dict[str, Any]) -> str:
 def find_boxes(
     results: ResultOptions,
     data: DataOptions,
-    detector: DetectorOptions,
-    settings: dict[str, Any],
-    folder: Path,
+    runs: Sequence[tuple[DetectorOptions, Path]],
+    settings: Sequence[dict[str, Any]],
     ids: Sequence[str],
-) -> dict[str, str]:
-    """Run the detector on the images that have no box yet; return id -> problem of those that could not be handled."""
-    if results.visualize:
-        make_folder(folder / PICTURES)
-    if results.save_masks:
-        make_folder(folder / MASKS)
+) -> list[dict[str, str]]:
+    """Run detectors on the images that have no box yet, which are read once for all of them.
+
+    Return, for each, id -> problem of those that could not be handled.
+    """
     # Pictures are drawn, and masks written, where boxes are found.
     anew = results.overwrite or results.visualize is not None or results.save_masks
-    stage = Stage("localize", folder / BOXES, SUFFIX, settings, anew)
-    work = functools.partial(localize, data, detector, results, folder)
-    stage.run(work, stage.begin(ids), _processes(results.num_workers, detector))
-    try:
-        stage.finish()
-    except ImagesFailed as error:
-        return error.failures
-    return {}
+    read.cache_clear()  # files may have changed since an earlier run
+    stages, pending = [], []
+    for (_, folder), made in zip(runs, settings, strict=True):
+        if results.visualize:
+            make_folder(folder / PICTURES)
+        if results.save_masks:
+            make_folder(folder / MASKS)
+        stages.append(Stage("localize", folder / BOXES, SUFFIX, made, anew))
+        pending.append(stages[-1].begin(ids))
+    for number, stage in enumerate(stages):
+        work = functools.partial(localize_all, data, runs[number:], results)
+        stage.run(work, pending[number], _processes(results.num_workers, runs[number][0]))
+        with contextlib.suppress(ImagesFailed):
+            stage.finish()
+    return [stage.failures for stage in stages]
 
 
 def default_name(detector: DetectorOptions) -> str:
@@ -113,7 +152,7 @@ def _processes(asked: int, detector: DetectorOptions) -> int:
     if asked > 1 and detector.needs_model:
         from objectloc.patch_models import load_model
 
-        if load_model(detector).device.type != "cpu":
+        if load_model(detector.of_patches).device.type != "cpu":
             say("localize: features are computed on a GPU, by one process")
             return 0
     return asked

@@ -185,6 +185,9 @@ def test_the_command_and_what_coco_tools_read(photographs, tmp_path, capsys):
             np.testing.assert_array_equal(mask, np.zeros((176, 240)) if best is None else coco.annToMask(best))
     assert (tmp_path / "objects" / "objects.json").read_bytes() == before
     assert "3 already there" in capsys.readouterr().err
+    several = flags | {"tau": "0.2,0.85", "output_dir": tmp_path / "several"}
+    run_here("extract_objects", **several)
+    assert (tmp_path / "several" / "tau_0.85" / "objects.json").read_bytes() == before
     assert "with tau=0.85 instead of 0.2" in refused_here(capsys, "extract_objects", **(flags | {"tau": 0.2}))
 
 

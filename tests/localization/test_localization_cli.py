@@ -130,6 +130,26 @@ def test_modes_and_backbones(localization, tmp_path, flags, drawn):
     assert not (found.folder / "results.txt").exists()  # nothing is annotated
 
 
+def test_several_taus_read_each_image_once_and_give_what_each_alone_gives(localization, tmp_path, monkeypatch):
+    from objectloc import patch_models
+
+    write_pictures(tmp_path / "images", 3)
+    table = write_table(tmp_path / "boxes.csv", {f"image{index}.png": [(4, 4, 40, 40)] for index in range(3)})
+    flags = [*folder_flags(tmp_path / "images", table), "--tokencut"]
+    flags += ["--arch", "test_vit", "--weights", "random", "--which_features", "out"]
+    alone = {tau: localization(*flags, "--tau", tau, name=f"alone{tau}") for tau in (0.0, 0.3)}
+    seen, compute = [], patch_models.compute_patches
+    monkeypatch.setattr(patch_models, "compute_patches", lambda *given: seen.append(1) or compute(*given))
+    results = tmp_path / "results" / "folder_images"
+    for taus, images in (("0,0.3", 3), ("0,0.3,0.6", 6)):  # a tau that comes later reads for itself
+        localization(*flags, "--tau", taus, name="both")
+        assert len(seen) == images
+    for tau, found in alone.items():
+        content = (results / f"both-tau_{tau:g}" / "results.json").read_text()
+        assert json.loads(content) == found.summary
+        assert found.summary["settings"]["tau"] == tau
+
+
 def test_images_are_padded_up_for_all_but_eigenseg(localization, tmp_path, monkeypatch):
     """70 rows of pixels are 5 rows of patches, of which eigenseg sees 4; padding is zero after normalisation."""
     from objectloc.options import DetectorOptions

@@ -543,7 +543,7 @@ def extract_objects(
     method: str = "maskcut",
     which_features: str = "k",
     max_objects: int = 3,
-    tau: float = 0.15,
+    tau: tuple[float, ...] = (0.15,),
     min_separation: float = 0.2,
     crf: bool = True,
     crf_backend: str = "auto",
@@ -572,7 +572,7 @@ def extract_objects(
             segments but the background are objects; cheaper).
         which_features: Feature to read, as extract_eigs does.
         max_objects: At most so many per image.
-        tau: maskcut: least cosine of an edge.
+        tau: maskcut: least cosine of an edge; several, separated by commas, each into <output_dir>/tau_0.1, ...
         min_separation: What stands out less is no object: the mean cosine of two of its patches, less that of one of
             them and one outside.
         crf: Sharpen the masks to the edges of the image, and drop those that it changes much.
@@ -585,10 +585,13 @@ def extract_objects(
     """
     from spectralseg.commands import objects
 
-    settings = settings_from(objects.ObjectSettings, locals())
-    objects.extract_objects(
-        images_list, images_root, features_dir, output_dir, settings, multiprocessing, device, overwrite, save_masks
-    )
+    given = locals()
+    for one in dict.fromkeys(tau):
+        settings = settings_from(objects.ObjectSettings, given | {"tau": one})
+        folder = output_dir if len(tau) == 1 else f"{output_dir}/tau_{one:g}"
+        objects.extract_objects(
+            images_list, images_root, features_dir, folder, settings, multiprocessing, device, overwrite, save_masks
+        )
 
 
 def vis_objects(objects_file: str, images_root: str, output_dir: str, limit: int = 1000) -> None:

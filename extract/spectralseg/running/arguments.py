@@ -90,8 +90,18 @@ def add_settings(group: argparse._ActionsContainer, kind: type, texts: dict[str,
             options |= {"action": "store_true"} if default is False else {"nargs": "?", "const": True, "type": _truth}
         else:
             kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            if typing.get_origin(hint) is tuple:
+                kinds = (_several(typing.get_args(hint)[0]),)
             options |= {"type": kinds[0], "choices": declared[name].metadata.get("choices")}
         group.add_argument(f"--{name}", **options)
+
+
+def _several(kind: type) -> Callable[[str], tuple[Any, ...]]:
+    def values(text: str) -> tuple[Any, ...]:
+        return tuple(kind(one) for one in text.split(","))
+
+    values.__name__ = f"list of {kind.__name__}"  # what argparse calls it
+    return values
 
 
 def _truth(text: str) -> bool:

@@ -136,7 +136,13 @@ def _to_none(text: str) -> None:
 
 
 def _to_list(convert: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
-    return lambda text: tuple(convert(part.strip(" '\"")) for part in text.strip("()[] ").split(",") if part.strip())
+    def convert_all(text: str) -> tuple[Any, ...]:
+        values = tuple(convert(part.strip(" '\"")) for part in text.strip("()[] ").split(",") if part.strip())
+        if not values:
+            raise ValueError(text)
+        return values
+
+    return convert_all
 
 
 _CONVERTERS: dict[Any, Callable[[str], Any]] = {
@@ -146,6 +152,7 @@ _CONVERTERS: dict[Any, Callable[[str], Any]] = {
     bool: to_bool,
     type(None): _to_none,
     tuple[int, ...]: _to_list(int),
+    tuple[float, ...]: _to_list(_to_float),
     tuple[str, ...]: _to_list(str),
 }
 _WORDS = {
@@ -155,5 +162,6 @@ _WORDS = {
     bool: "True or False",
     type(None): "None",
     tuple[int, ...]: "whole numbers separated by commas",
+    tuple[float, ...]: "numbers separated by commas",
     tuple[str, ...]: "names separated by commas",
 }
