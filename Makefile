@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 # 1: exactly the versions of requirements.lock, which was made on one version of Python
 LOCK ?=
+# cpu: PyTorch for CPUs alone, from its own index of wheels, without the GB of CUDA; for a new environment
+TORCH ?=
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
 MODEL ?= dino_vits16
 # a checkpoint of MODEL, where it cannot be downloaded
 WEIGHTS ?=
@@ -26,15 +29,16 @@ INSTALLED := $(VENV)/.installed
 REQUIREMENTS := requirements.txt pyproject.toml
 endif
 TESTABLE := $(INSTALLED)-test
+DOCUMENTABLE := $(INSTALLED)-docs
 # There while something is being installed: an environment left with it is made anew.
 UNFINISHED := $(VENV).unfinished
 
 # The stamps of an environment that is unfinished, does not start or was filled from elsewhere (a moved checkout)
 # count for nothing.
 $(shell if test -e $(UNFINISHED) || ! $(PY) -c '' 2>/dev/null || ! grep -qsxF "$(CURDIR)" $(INSTALLED); \
-        then rm -f $(INSTALLED) $(TESTABLE); fi)
+        then rm -f $(INSTALLED) $(TESTABLE) $(DOCUMENTABLE); fi)
 
-.PHONY: help demo test test-gpu fuzz lint clean distclean
+.PHONY: help demo test test-gpu fuzz lint docs clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -43,9 +47,10 @@ help:
 	@echo "make test-gpu   the tests that need a GPU"
 	@echo "make fuzz       new examples for the tests that draw them, for MINUTES=$(MINUTES)"
 	@echo "make lint       ruff (rules and format) and mypy"
+	@echo "make docs       the site, docs/_build/html/docs/index.html"
 	@echo "make clean      remove what the demo wrote, and caches"
 	@echo "make distclean  ... and the virtual environment $(VENV)"
-	@echo "The first two set up $(VENV) when needed, with PYTHON=$(PYTHON)."
+	@echo "The first two set up $(VENV) when needed, with PYTHON=$(PYTHON) (TORCH=cpu: without CUDA)."
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
 
@@ -71,9 +76,10 @@ endef
 $(INSTALLED): $(REQUIREMENTS)
 	@if test -e $(UNFINISHED) || ! { $(PY) -m pip --version || $(PY) -m ensurepip; } >/dev/null 2>&1; then \
 	    $(CHECK_PYTHON); \
-	    echo "set-up: making $(VENV) with `$(PYTHON) -V` (several GB; minutes, once)"; \
+	    echo "set-up: making $(VENV) with `$(PYTHON) -V`: $(if $(filter cpu,$(TORCH)),less than,about) 3 GB to download$(if $(filter cpu,$(TORCH)),, (TORCH=cpu: less)), minutes, once"; \
 	    touch $(UNFINISHED) && $(PYTHON) -m venv --clear $(VENV) && $(PIP) install --quiet --upgrade pip && rm -f $(UNFINISHED); \
 	fi
+	@$(if $(filter cpu,$(TORCH)),$(call PIP_INSTALL,--index-url $(TORCH_INDEX) $$(grep '^torch' requirements.txt)))
 	@$(call PIP_INSTALL,-e .)
 	@$(INSTALL_CRF)
 	@echo "$(CURDIR)" > $@
@@ -82,11 +88,16 @@ $(TESTABLE): $(INSTALLED)
 	@$(call PIP_INSTALL,--quiet -e '.[test]')
 	@touch $@
 
+$(DOCUMENTABLE): $(INSTALLED)
+	@$(call PIP_INSTALL,--quiet -e '.[docs]')
+	@touch $@
+
 # --- the two commands -----------------------------------------------------------------------------------------------
 
 # Without the weights of $(MODEL), and without a network to fetch them, the demo takes lab_graph.
 demo: $(INSTALLED)
-	@run() { $(PY) extract/extract.py run --images data/samples/images --model_name "$$model" --output "$(DEMO_DIR)/$$model" "$$@"; }; \
+	@$(if $(WEIGHTS),,echo "demo: downloads the weights of $(MODEL), where they are not there yet (dino_vits16: 87 MB)";) \
+	run() { $(PY) extract/extract.py run --images data/samples/images --model_name "$$model" --output "$(DEMO_DIR)/$$model" "$$@"; }; \
 	model=$(MODEL); status=0; \
 	run $(if $(WEIGHTS),--weights "$(WEIGHTS)") || status=$$?; \
 	if test $$status -eq 1 && test ! -e "$(DEMO_DIR)/$$model/index.html"; then \
@@ -122,8 +133,13 @@ lint: $(TESTABLE)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+# Warnings are errors: a link that leads nowhere, a page that is in no table of contents, a notebook that fails.
+docs: $(DOCUMENTABLE)
+	$(PY) -m sphinx -q -W --keep-going -c docs -b html -d docs/_build/.doctrees . docs/_build/html
+	@echo "docs: the site is $(CURDIR)/docs/_build/html/docs/index.html"
+
 clean:
-	rm -rf "$(DEMO_DIR)" .pytest_cache .ruff_cache .hypothesis build extract/*.egg-info
+	rm -rf "$(DEMO_DIR)" docs/_build docs/commands docs/reference .pytest_cache .ruff_cache .hypothesis build extract/*.egg-info
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean

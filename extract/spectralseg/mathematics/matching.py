@@ -1,7 +1,7 @@
 """Clusters against classes: confusion matrix, matching, IoU, accuracy.
 
 Everything starts from one matrix of pixel counts (clusters x classes). It is the sum of those of the images, so that an
-evaluation holds no pixels of the data set:
+evaluation holds no pixels of the data set::
 
     counts = np.zeros((num_clusters, num_classes), dtype=np.int64)
     for labels, truth in images:
