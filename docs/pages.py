@@ -81,8 +81,9 @@ def _settings(kind: Any, before: str) -> Iterator[tuple[str, ...]]:
         if inner:
             yield from _settings(inner[0], f"{before}{one.name}{'' if inner[0] is hint else '[]'}.")
             continue
-        ranges = {name.replace("choices", "one of"): value for name, value in one.metadata.items()}
-        accepts = ", ".join(f"{name} {', '.join(map(str, v)) if name == 'one of' else v}" for name, v in ranges.items())
+        words = {"least": "at least", "most": "at most", "choices": "one of"}
+        ranges = [(words.get(name, name), value) for name, value in one.metadata.items()]
+        accepts = ", ".join(f"{name} {', '.join(map(str, v)) if name == 'one of' else v}" for name, v in ranges)
         yield f"`{before}{one.name}`", inspect.formatannotation(hint), accepts
 
 

@@ -7,7 +7,9 @@ that do nothing, argparse's scripts end when they have parsed, Hydra's when the 
 import argparse
 import functools
 import importlib
+import importlib.util
 import inspect
+import json
 import re
 import runpy
 import sys
@@ -155,6 +157,29 @@ def test_flags_in_prose(page):
 def test_all_rooms_are_seen():
     shown = {command.script.parts[0] for page in PAGES for command in commands_of_page(page.read_text())}
     assert shown >= set(ROOMS)
+
+
+def test_pages_from_the_code(tmp_path):
+    """What the site's build writes: a page for each command and script, with all of its flags or settings."""
+    spec = importlib.util.spec_from_file_location("pages", PROJECT / "docs" / "pages.py")
+    spec.loader.exec_module(pages := importlib.util.module_from_spec(spec))
+    pages.write_pages(tmp_path)
+    text = {path.stem: path.read_text() for path in (tmp_path / "commands").iterdir()}
+    for command in cli.COMMANDS:
+        assert re.findall(r"^\| `--(\w+)`", text[command.__name__], re.M) == [*inspect.signature(command).parameters]
+    assert len(text) == len(cli.COMMANDS) + len({module_behind(script) for script in SCRIPTS}) - 1  # without extract.py
+    assert "| `crop_ratio` | float | above 0, at most 1 |" in text["script_eagle_crop_datasets"]
+    assert "| `data[].image_size` | int \\| None | at least 1 |" in text["script_object_segmentation"]
+    assert "--k_patches K_PATCHES" in text["script_object_localization"]
+    assert "Writes \\<output_dir>/\\<id>.pth" in text["extract_eigs"]
+    assert (tmp_path / "reference" / "spectralseg.mathematics.eigen.md").is_file()
+
+
+def test_notebook_is_stored_without_results():
+    cells = json.loads((PROJECT / "docs" / "tutorial.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) > 5
+    assert [cell["outputs"] or cell["execution_count"] for cell in code] == [None] * len(code)
 
 
 # --- the test's own eyes ---
