@@ -19,16 +19,17 @@ pytestmark = pytest.mark.slow
 PACKAGE = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 SHOW_ALL = """
 import sys
+from importlib import import_module
 from importlib.metadata import distribution
 
 for command in distribution("spectralseg").entry_points:
-    main = command.load()
-    has_config = getattr(main.__globals__.get("run"), "__module__", "") == "spectralseg.running.hydra_app"
+    module = import_module(*command.load().args)
+    has_config = getattr(getattr(module, "run", None), "__module__", "") == "spectralseg.running.hydra_app"
     for flags in ["--help"], ["--cfg", "job", "--resolve"]:
         if flags == ["--help"] or has_config:
             print("<<<", command.name, *flags)
             try:
-                main(flags)
+                module.main(flags)
             except SystemExit as stop:
                 assert not stop.code, stop.code
 """
