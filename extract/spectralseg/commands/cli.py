@@ -112,6 +112,7 @@ def extract_eigs(
     local_scale: float = 0.1,
     device: str = "auto",
     overwrite: bool = False,
+    joint: bool = False,
 ) -> None:
     r"""Extract the eigenvectors of each image's graph of patches.
 
@@ -144,12 +145,16 @@ def extract_eigs(
         color_grid: cropped takes colours from the part of the photograph that whole patches cover, where the features
             lie; released from the whole photograph, squeezed into their grid, as the published code does.
         multiprocessing: Processes with one thread each; 0 works in this process with all threads.
-        solver: auto, or dense for LAPACK always.
+        solver: auto, or dense for LAPACK always; of graphs beyond the memory, blocked, exact, with 512 rows of the
+            affinities at a time, or landmarks, approximate, from the affinities to 1000 patches.
         local_radius: Of local: patches at most so many rows and columns apart are neighbours; so are all at the border.
         local_scale: Of local: distance of features at which the affinity is 1/e. 0.1 is for lab_graph, CIELAB / 100;
             keys of a ViT are farther apart.
         device: auto, cpu, cuda, cuda:1, ...; on a GPU images of one size are solved together.
         overwrite: Redo eigenvectors that exist.
+        joint: One graph of the patches of all images (or frames of a video) instead of one each: eigenvectors mean the
+            same in all of them, and extract_multi_region_segmentations gives a segment one number. With many images
+            take --solver landmarks or blocked.
     """
     from spectralseg.commands import eigs
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,18 @@ from spectralseg.files.images import VIEW, find_image, load_image, patch_grid, v
 from spectralseg.files.records import load_features, patch_features
 from spectralseg.files.storage import compact, list_ids, save_record
 from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
-from spectralseg.mathematics.eigen import AFFINITIES, LOCAL, MATRICES, SOLVERS, spectral_eigenvectors
+from spectralseg.mathematics.eigen import (
+    AFFINITIES,
+    LAPLACIANS,
+    LOCAL,
+    MATRICES,
+    SOLVERS,
+    WITHOUT_MATRIX,
+    spectral_eigenvectors,
+)
 from spectralseg.running.batches import run_in_batches
 from spectralseg.running.devices import device_or_processes, keep_freed_memory, require_memory
-from spectralseg.running.stage import Stage, provenance
+from spectralseg.running.stage import Stage, provenance, rank_and_world_size
 from spectralseg.settings import Settings, setting
 
 BYTES_PER_PAIR = 16  # of patches: four dense (T, T) matrices in float32 at once, at most
@@ -43,6 +51,7 @@ class EigenSettings(Settings):
     solver: str = setting("auto", choices=SOLVERS)
     local_radius: int = setting(2, least=1)
     local_scale: float = setting(0.1, above=0)
+    joint: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +59,11 @@ class EigenSettings(Settings):
             raise InputError(f"colour and downsampling are for Laplacians, not for which_matrix={self.which_matrix}")
         if self.which_matrix == LOCAL and not self.lapnorm:
             raise InputError("which_matrix=local is a normalised problem: leave lapnorm as it is")
+        if self.joint and (self.image_color_lambda or self.image_downsample_factor or self.which_matrix == LOCAL):
+            raise InputError("joint is a graph of patches of all images: without colour, downsampling and local")
+        plain = self.which_matrix in LAPLACIANS and self.lapnorm and not self.image_color_lambda
+        if self.solver in WITHOUT_MATRIX and not plain:
+            raise InputError(f"solver={self.solver} is for laplacian with lapnorm and without colour")
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,9 @@ def extract_eigs(
         )
     pending = stage.begin(ids, where)
     prepare = functools.partial(load_problem, Path(images_root), Path(features_dir), settings)
-    if where.type == "cpu":
+    if settings.joint:
+        _solve_jointly(stage, ids, pending, prepare, settings, where)
+    elif where.type == "cpu":
         work = functools.partial(_solve_and_save, prepare, settings, stage.folder)
         stage.run(work, pending, multiprocessing)
     else:
@@ -116,8 +132,8 @@ def load_problem(images_root: Path, features_dir: Path, settings: EigenSettings,
     new_grid = (covered[0] // step, covered[1] // step)
     if 0 in new_grid:
         raise InputError(f"image_downsample_factor={step} leaves nothing of {covered[1]}x{covered[0]} pixels")
-    remedy = "extract the features with --resize, or with a larger patch size"
-    if settings.which_matrix != LOCAL:  # which is sparse
+    remedy = "extract the features with --resize, or with a larger patch size, or take --solver blocked or landmarks"
+    if settings.which_matrix != LOCAL and settings.solver not in WITHOUT_MATRIX and not settings.joint:
         require_memory(math.prod(new_grid), BYTES_PER_PAIR, remedy)
     colour = None
     if settings.image_color_lambda > 0:
@@ -172,6 +188,42 @@ def _solve_together(
     values, vectors = (result.cpu() for result in solve(problems, settings, device))
     for problem, image_values, image_vectors in zip(problems, values, vectors, strict=True):
         yield problem.image_id, functools.partial(_save, folder, problem, settings, image_values, image_vectors)
+
+
+def _solve_jointly(
+    stage: Stage,
+    ids: list[str],
+    pending: list[str],
+    prepare: Callable[[str], Problem],
+    settings: EigenSettings,
+    device: torch.device,
+) -> None:
+    """One graph of the patches of all images: eigenvectors whose values mean the same in each of them."""
+    if rank_and_world_size()[1] > 1:
+        raise InputError("joint is one problem, which one process solves: start it without a launcher")
+    problems = []
+    for image_id in ids if pending else []:
+        try:
+            problems.append(prepare(image_id))
+        except InputError as error:
+            stage.failed(image_id, str(error))
+    if not problems:
+        return
+    widths = {problem.features.shape[1] for problem in problems}
+    if len(widths) > 1:
+        raise InputError(f"features of {' and '.join(map(str, sorted(widths)))} numbers cannot share a graph")
+    features = torch.cat([problem.features for problem in problems])
+    if settings.solver not in WITHOUT_MATRIX:
+        require_memory(len(features), BYTES_PER_PAIR, "take --solver blocked or landmarks, or fewer images")
+    one = replace(problems[0], features=features)
+    values, vectors = solve([one], settings, device)
+    parts = vectors[0].cpu().split([len(problem.features) for problem in problems], dim=1)
+    wanted = set(pending)
+    with stage.working():
+        for problem, part in zip(problems, parts, strict=True):
+            if problem.image_id in wanted:
+                _save(stage.folder, problem, settings, values[0].cpu(), part)
+                stage.done(problem.image_id)
 
 
 def _at_once(problem: Problem) -> int:

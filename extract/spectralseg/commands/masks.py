@@ -13,7 +13,13 @@ from spectralseg.files.label_maps import MASK_FORMATS, SOFT, infer_grid, save_la
 from spectralseg.files.records import cell_colours, load_eigs, load_features, patch_features
 from spectralseg.files.storage import paired_ids, require_partner
 from spectralseg.mathematics.ranking import FOREGROUNDS, object_map
-from spectralseg.mathematics.regions import background_first, eigengap_segments, kmeans_segments
+from spectralseg.mathematics.regions import (
+    background_first,
+    border_of,
+    eigengap_segments,
+    kmeans_segments,
+    with_background,
+)
 from spectralseg.running.stage import Stage, check_origin, provenance
 from spectralseg.settings import Settings, setting
 
@@ -75,8 +81,13 @@ def extract_multi_region_segmentations(
     check_origin(eigs_dir, features_dir)
     arguments = asdict(settings) | {"eigs": provenance(eigs_dir)}
     stage = Stage("extract_multi_region_segmentations", output_dir, ".png", arguments, overwrite)
-    work = functools.partial(_multi_region, Path(features_dir), Path(eigs_dir), stage.folder, settings)
-    stage.run(work, stage.begin(paired_ids(features_dir, eigs_dir)), multiprocessing)
+    folders, ids = (Path(features_dir), Path(eigs_dir)), paired_ids(features_dir, eigs_dir)
+    pending = stage.begin(ids)
+    made_by = arguments["eigs"]
+    if isinstance(made_by, dict) and made_by.get("joint") and not settings.kmeans_baseline:
+        _joint_regions(stage, ids, set(pending), folders, settings)
+    else:
+        stage.run(functools.partial(_multi_region, *folders, stage.folder, settings), pending, multiprocessing)
     stage.finish()
 
 
@@ -122,6 +133,41 @@ def _multi_region(
     with threadpool_limits(limits=1):  # the order in which threads add up would change the last digits
         segments = kmeans_segments(np.ascontiguousarray(points), count, settings.seed).reshape(grid)
     save_labels(folder / f"{image_id}.png", background_first(segments) if settings.infer_bg_index else segments)
+
+
+def _joint_regions(
+    stage: Stage, ids: list[str], pending: set[str], folders: tuple[Path, Path], settings: MultiRegionSettings
+) -> None:
+    """K-means of the patches of all images at once, so that a segment has its number in each of them.
+
+    The background is what holds most of all borders.
+    """
+    loaded: dict[str, tuple[dict, tuple[int, int]]] = {}
+    for image_id in ids if pending else []:
+        try:
+            loaded[image_id] = _load(*folders, image_id)
+        except InputError as error:
+            stage.failed(image_id, str(error))
+    if not loaded:
+        return
+    first = next(iter(loaded.values()))[0]
+    count = eigengap_segments(first["eigenvalues"].numpy()) if settings.adaptive else settings.non_adaptive_num_segments
+    last = 1 + settings.num_eigenvectors
+    points = np.concatenate([eigs["eigenvectors"][1:last].T.numpy() for eigs, _ in loaded.values()])
+    if not points.size:
+        raise InputError(f"{folders[1]} holds one eigenvector of each image; segments need two (--K 2 or more)")
+    with threadpool_limits(limits=1):
+        labels = kmeans_segments(points, count, settings.seed)
+    sizes = np.cumsum([rows * columns for _, (rows, columns) in loaded.values()])[:-1]
+    maps = [part.reshape(grid) for part, (_, grid) in zip(np.split(labels, sizes), loaded.values(), strict=True)]
+    if settings.infer_bg_index:
+        shares = sum(np.bincount(border_of(segments), minlength=count) / len(border_of(segments)) for segments in maps)
+        maps = [with_background(segments, int(np.argmax(shares))) for segments in maps]
+    with stage.working():
+        for image_id, segments in zip(loaded, maps, strict=True):
+            if image_id in pending:
+                save_labels(stage.folder / f"{image_id}.png", segments)
+                stage.done(image_id)
 
 
 def _load(features_dir: Path, eigs_dir: Path, image_id: str) -> tuple[dict, tuple[int, int]]:

@@ -5,6 +5,7 @@ Sources: Shi and Malik, "Normalized Cuts and Image Segmentation", PAMI 2000, for
 3.2, for :func:`spectral_eigenvectors`.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +21,15 @@ from torch.nn import functional
 from spectralseg.errors import InputError, check_choice
 from spectralseg.mathematics import solvers
 from spectralseg.mathematics.affinity import add_sparse, feature_affinity, local_affinity, resize_features
+from spectralseg.mathematics.landmarks import blocked_cut, landmark_cut
 from spectralseg.settings import check_range
 
 LAPLACIANS = ("laplacian", "matting_laplacian")
 AFFINITIES = ("affinity", "affinity_svd", "affinity_torch")
 LOCAL = "local"  # a Laplacian as well, of neighbours alone
 MATRICES = (*LAPLACIANS, *AFFINITIES, LOCAL)
-SOLVERS = ("auto", "dense")
+WITHOUT_MATRIX = ("blocked", "landmarks")  # solvers that never hold the affinities
+SOLVERS = ("auto", "dense", *WITHOUT_MATRIX)
 
 SMALLEST_DEGREE = 1e-12
 TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-10}  # relative residual; rounding in float32 leaves 1e-6 to 3e-6
@@ -233,7 +236,9 @@ def spectral_eigenvectors(
         (rows, columns) of the patches, and of the grid to resize the (normalised) features to; T' = its cells.
     solver
         ``auto``: our iteration, and dense LAPACK for small problems and where the iteration does not converge;
-        ``dense``: LAPACK always (the reference).
+        ``dense``: LAPACK always (the reference). ``blocked``: the iteration with 512 rows of W at a time, for graphs
+        that do not fit into memory; ``landmarks``: approximate, from the affinities to 1000 patches
+        (:mod:`spectralseg.mathematics.landmarks`). Both are for Laplacians with ``lapnorm`` and without colour.
     local_radius, local_scale
         Of ``local``: rows and columns between neighbours at most, and the distance of features at which W is 1/e.
 
@@ -275,7 +280,16 @@ def spectral_eigenvectors(
     given = features
     features, exponent = _prepared(given, normalize, grid, resize_to)
     dense = solver == "dense" or which_matrix == "affinity_torch"
-    if which_matrix == "affinity_svd":
+    if solver in WITHOUT_MATRIX:
+        if which_matrix not in LAPLACIANS or not lapnorm or colour_lambda > 0:
+            raise InputError(f"solver={solver} is for laplacian with lapnorm and without colour")
+        cut = (
+            functools.partial(blocked_cut, tolerance=TOLERANCE[torch.float32]) if solver == "blocked" else landmark_cut
+        )
+        values, vectors = (
+            torch.stack(parts) for parts in zip(*[cut(one, K, threshold_at_zero) for one in features], strict=True)
+        )
+    elif which_matrix == "affinity_svd":
         # On a GPU the library's iteration in float32 stops too early.
         exact = features if features.device.type == "cpu" else features.double()
         vectors, values, _ = torch.linalg.svd(exact, full_matrices=False)

@@ -48,20 +48,28 @@ def kmeans_segments(points: np.ndarray, num_segments: int, seed: int = 0) -> np.
     return KMeans(num_segments, n_init=KMEANS_STARTS, random_state=seed).fit_predict(points)
 
 
+def border_of(segments: np.ndarray) -> np.ndarray:
+    """Labels along the four sides of a segment map (rows, columns), those of the corners twice."""
+    return np.concatenate([segments[0], segments[-1], segments[:, 0], segments[:, -1]])
+
+
 def border_shares(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels of a segment map (rows, columns) and the share of the image border that each holds.
 
     The four sides are counted in full, so that corners count twice.
     """
-    border = np.concatenate([segments[0], segments[-1], segments[:, 0], segments[:, -1]])
-    labels = np.unique(segments)
+    border, labels = border_of(segments), np.unique(segments)
     return labels, np.array([np.mean(border == label) for label in labels])
 
 
 def background_first(segments: np.ndarray) -> np.ndarray:
     """Swap labels so that 0 is the segment that holds the largest share of the image border."""
     labels, shares = border_shares(segments)
-    background = labels[np.argmax(shares)]
+    return with_background(segments, labels[np.argmax(shares)])
+
+
+def with_background(segments: np.ndarray, background: int) -> np.ndarray:
+    """Swap the labels ``background`` and 0."""
     return np.where(segments == background, 0, np.where(segments == 0, background, segments)).astype(segments.dtype)
 
 

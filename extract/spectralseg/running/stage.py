@@ -34,7 +34,7 @@ DESCRIPTION_FILE = "stage.json"
 # (DINO-seg's dinoseg_mended is none of them: before it, boxes followed neither of its two rules.)
 ADDED_ARGUMENTS: dict[str, Any] = {"color_grid": "cropped", "mask_format": "palette", "crf_backend": "pydensecrf"}
 ADDED_ARGUMENTS |= {"local_radius": 2, "local_scale": 0.1, "foreground": "eigenvector", "soft": False}
-ADDED_ARGUMENTS |= {"debias": None, "gram_bias": 0.0}
+ADDED_ARGUMENTS |= {"debias": None, "gram_bias": 0.0, "joint": False}
 
 
 def rank_and_world_size() -> tuple[int, int]:
