@@ -25,7 +25,9 @@ html_math_renderer = "mathml"  # MathJax would be fetched from elsewhere
 
 
 def _math(translator: nodes.NodeVisitor, node: nodes.math | nodes.math_block) -> None:
-    translator.body.append(convert(node.astext(), display="block" if isinstance(node, nodes.math_block) else "inline"))
+    block = isinstance(node, nodes.math_block)
+    shown = convert(node.astext(), display="block" if block else "inline")
+    translator.body.append(f'<div style="overflow-x: auto">{shown}</div>' if block else shown)
     raise nodes.SkipNode
 
 
