@@ -8,14 +8,14 @@
 ((300, 451), True)
 
 ``result.show()`` opens a picture of it, a notebook draws it by itself, ``result.save("folder")`` writes files; a list
-of pictures gives a list of results.
+of pictures gives a list of results. ``segment.objects(picture)`` gives several objects, with scores.
 """
 
 import base64
 import io
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -32,6 +32,15 @@ from spectralseg.files.storage import make_folder, save_picture
 from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
 from spectralseg.mathematics.crf import CrfSettings, dense_crf, sharpen_soft
 from spectralseg.mathematics.eigen import spectral_eigenvectors
+from spectralseg.mathematics.objects import (
+    MASKCUT_CRF,
+    MIN_SEPARATION,
+    Part,
+    colour_features,
+    distinct,
+    find_parts,
+    sharpen_masks,
+)
 from spectralseg.mathematics.ranking import FOREGROUNDS, object_map
 from spectralseg.mathematics.regions import background_first, bounding_box, kmeans_segments, largest_component
 from spectralseg.models.backbones import AUTO, LAB_GRAPH, MAX_SIZE, load_backbone
@@ -136,6 +145,15 @@ class Segmentation:
         buffer = io.BytesIO()
         self.picture().save(buffer, "PNG")
         return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="segmentation">'
+
+
+@dataclass(frozen=True)
+class FoundObject:
+    """One of several objects of an image: mask (H, W) bool, its box as of :class:`Segmentation`, score in [0, 1]."""
+
+    mask: np.ndarray
+    box: tuple[int, int, int, int]
+    score: float
 
 
 class Segmenter:
@@ -263,6 +281,39 @@ class Segmenter:
         ordered = [results[number] for number in range(len(photographs))]
         return ordered if pictures is image else ordered[0]
 
+    def objects(
+        self,
+        image: Picture,
+        method: str = "maskcut",
+        max_objects: int = 3,
+        tau: float = 0.15,
+        min_separation: float = MIN_SEPARATION,
+        crf: bool = True,
+        crf_backend: str = "auto",
+        max_size: int | None = None,
+    ) -> list[FoundObject]:
+        """Several objects of a picture, best score first; none where nothing stands out.
+
+        ``method`` to ``crf_backend`` as of ``extract.py extract_objects``, ``image`` and ``max_size`` as of a call.
+
+        Raises
+        ------
+        spectralseg.errors.InputError
+            No picture; an unknown name or a number out of its range; the image is smaller than a patch.
+        """
+        check_range("max_size", max_size, least=1)
+        settings = replace(MASKCUT_CRF, crf_backend=crf_backend).resolved(self.device) if crf else None
+        photograph = as_picture(image)
+        small = _reduced(photograph, MAX_SIZE.get(self.backbone.name) if max_size is None else max_size)
+        step = self.backbone.patch_size
+        features = self.extractor(to_tensor(small)[None].to(self.device))["k"].float()
+        if self.backbone.name == LAB_GRAPH:
+            features = colour_features(features)
+        (parts,) = find_parts(features, patch_grid(small.height, small.width, step), method, max_objects, tau)
+        parts = [part for part in parts if part.separation >= min_separation]
+        found = objects_at_pixels(parts, small, photograph.size, step, settings, self.device)
+        return sorted(found, key=lambda each: -each.score)
+
     def _batches(self, images: list[Image.Image]) -> Iterator[list[int]]:
         """Numbers of images that go together: on a GPU those of one size, else one by one."""
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -314,3 +365,24 @@ def object_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
     """(xmin, ymin, xmax, ymax) of the largest component of a mask (H, W); None if the mask is empty."""
     component = largest_component(mask)
     return bounding_box(component) if component.any() else None
+
+
+def objects_at_pixels(
+    parts: Sequence[Part],
+    picture: Image.Image,
+    size: tuple[int, int],
+    step: int,
+    crf: CrfSettings | None,
+    device: torch.device,
+) -> list[FoundObject]:
+    """Parts of the grid of patches of ``picture`` as objects at ``size`` (width, height), those MaskCut's rules keep.
+
+    ``step``: pixels of the picture per patch.
+    """
+    masks = [upscale_labels(part.mask, picture.height, picture.width, step) for part in parts]
+    sharp = masks if crf is None else sharpen_masks(np.array(picture), masks, crf, device)
+    found = []
+    for number in distinct(masks, sharp):
+        mask = enlarge_mask(sharp[number], size)
+        found.append(FoundObject(mask, bounding_box(mask), parts[number].score))
+    return found

@@ -40,7 +40,7 @@ def photographs(tmp_path: Path) -> Path:
 def test_photographs_of_all_kinds(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as stop:
-        run(photographs, out)
+        run(photographs, out, "--objects", 2)
     assert "1 of 4 photographs failed" in str(stop.value.code)
     printed = capsys.readouterr()
     assert re.search(r"broken failed: .*broken.jpg cannot be read as an image", printed.err)
@@ -48,6 +48,8 @@ def test_photographs_of_all_kinds(photographs: Path, tmp_path: Path, capsys: pyt
 
     results = json.loads((out / "results.json").read_text())
     assert list(results["failed"]) == ["broken"]
+    assert len(json.loads((out / "objects" / "objects.json").read_text())["images"]) == 3
+    assert (out / "index.html").read_text().count('alt="objects') == 3
     sizes = {"holiday__cup": (600, 400), "large": (1200, 800), "turned": (300, 451)}
     assert {result["id"]: (result["width"], result["height"]) for result in results["images"]} == sizes
     for result in results["images"]:

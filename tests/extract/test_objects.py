@@ -12,11 +12,12 @@ from PIL import Image
 from benchmarks import plain_maskcut
 from running import refused_here, run_here
 from shared_data import SAMPLES
+from spectralseg.api import Segmenter
 from spectralseg.commands.objects import ObjectSettings
 from spectralseg.errors import InputError
 from spectralseg.files.images import to_tensor
 from spectralseg.mathematics.cuts import maskcut
-from spectralseg.mathematics.objects import METHODS, distinct, find_parts, iou, score, separation
+from spectralseg.mathematics.objects import METHODS, colour_features, distinct, find_parts, iou, score, separation
 from spectralseg.models.backbones import load_backbone
 from spectralseg.models.tokens import TokenExtractor
 
@@ -93,6 +94,32 @@ def test_score_and_separation_by_hand():
     centred[0, 0] = True  # a corner counts for both of its sides: 2 of 16
     assert score(centred) == pytest.approx((5 / 16) ** 0.5 * 14 / 16)
     assert score(np.zeros((4, 4), bool)) == score(np.ones((4, 4), bool)) == 0
+
+
+def test_cosines_of_colour_features_are_a_kernel():
+    colours = torch.rand(30, 3, generator=torch.Generator().manual_seed(0)) / 4
+    unit = torch.nn.functional.normalize(colour_features(colours), dim=-1)
+    torch.testing.assert_close(unit @ unit.T, torch.exp(-50 * torch.cdist(colours, colours) ** 2), atol=0.15, rtol=0)
+
+
+@pytest.mark.parametrize("model_name", ["lab_graph", "lab_hog"])
+def test_segmenter_finds_the_objects_of_the_command(model_name, tmp_path):
+    segment, flags = Segmenter(model_name), {"tau": 0.5, "crf_backend": "torch"}
+    for nothing in (np.full((128, 160, 3), 90), np.random.default_rng(0).integers(0, 256, (128, 160, 3))):
+        assert segment.objects(nothing.astype(np.uint8)) == []
+    images = {"images_list": tmp_path / "list.txt", "images_root": SAMPLES / "images"}
+    (tmp_path / "list.txt").write_text("coffee.jpg\n")
+    run_here("extract_features", **images, model_name=model_name, batch_size=1, output_dir=tmp_path / "features")
+    run_here("extract_objects", **images, features_dir=tmp_path / "features", output_dir=tmp_path / "objects", **flags)
+    found = segment.objects(SAMPLES / "images" / "coffee.jpg", **flags)
+    entries = json.loads((tmp_path / "objects" / "objects.json").read_text())["annotations"]
+    assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
+    assert sorted(each.mask.sum() for each in found) == sorted(entry["area"] for entry in entries)
+    assert len(found) > 0
+    for each in found:
+        rows, columns = np.nonzero(each.mask)
+        assert each.mask.shape == (400, 600)
+        assert each.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
 
 
 def test_noise_is_no_object():

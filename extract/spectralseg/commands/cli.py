@@ -487,6 +487,7 @@ def run(
     crf_backend: str = "auto",
     max_size: int | None = None,
     foreground: str | None = None,
+    objects: int = 0,
     batch_size: int | None = None,
     dtype: str = "float32",
     multiprocessing: int = 0,
@@ -519,6 +520,8 @@ def run(
             size of the photographs. Default: 640, with lab_graph 400.
         foreground: As for extract_single_region_segmentations. Default: eigenvector, with lab_graph robust. Soft maps
             of the other two lie in <output>/maps.
+        objects: Find up to so many objects of each photograph too, as extract_objects does: <output>/objects, and a
+            part of the page. 0 does not.
         batch_size: As for extract_features.
         dtype: As for extract_features.
         multiprocessing: Processes for the stages after the features; 0 works in this one.

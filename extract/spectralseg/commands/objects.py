@@ -13,14 +13,23 @@ from PIL import Image
 from pycocotools import mask as rle
 from torch import Tensor
 
+from spectralseg.api import objects_at_pixels
 from spectralseg.commands.eigs import GPU_BATCH_CELLS
+from spectralseg.commands.vis_objects import object_mask
 from spectralseg.errors import InputError
-from spectralseg.files.images import load_image, patch_grid, read_images_list
-from spectralseg.files.label_maps import enlarge_mask, save_mask, upscale_labels
-from spectralseg.files.records import OBJECTS, check, load_features, patch_features
+from spectralseg.files.images import VIEW, load_image, patch_grid, read_images_list
+from spectralseg.files.label_maps import save_mask
+from spectralseg.files.records import OBJECTS, cell_colours, check, load_features, patch_features
 from spectralseg.files.storage import DAMAGED, list_ids, load_json, make_folder, save_json
 from spectralseg.mathematics.crf import BACKENDS
-from spectralseg.mathematics.objects import MASKCUT_CRF, METHODS, Part, distinct, find_parts, sharpen_masks
+from spectralseg.mathematics.objects import (
+    MASKCUT_CRF,
+    METHODS,
+    MIN_SEPARATION,
+    Part,
+    colour_features,
+    find_parts,
+)
 from spectralseg.progress import say
 from spectralseg.running.batches import run_in_batches
 from spectralseg.running.devices import device_or_processes, keep_freed_memory, require_memory
@@ -41,7 +50,7 @@ class ObjectSettings(Settings):
     which_features: str = "k"
     max_objects: int = setting(3, least=1)
     tau: float = setting(0.15, least=-1, below=1)
-    min_separation: float = 0.2
+    min_separation: float = MIN_SEPARATION
     crf: bool = True
     crf_backend: str = setting("auto", choices=BACKENDS)
 
@@ -109,13 +118,15 @@ def _read(
     _, _, height, width = record["shape"]
     grid = patch_grid(height, width, record["patch_size"])
     require_memory(math.prod(grid), BYTES_PER_PAIR, "extract the features with --resize, or with a larger patch size")
+    colours = cell_colours(record, grid)
+    features = features[0].float() if colours is None else colour_features(colours)
     photograph = load_image(images_root / files[image_id])
-    picture = load_image(images_root / files[image_id], record["resize"]) if record.get("resize") else photograph
+    picture = load_image(images_root / files[image_id], **{name: record.get(name) for name in VIEW})
     if picture.size != (width, height):
         raise InputError(
             f"{files[image_id]} has {picture.width}x{picture.height} pixels, its features came from {width}x{height}"
         )
-    return Item(image_id, files[image_id], photograph.size, picture, features[0].float(), grid, record["patch_size"])
+    return Item(image_id, files[image_id], photograph.size, picture, features, grid, record["patch_size"])
 
 
 def _at_once(item: Item) -> int:
@@ -145,22 +156,16 @@ def _find(
 
 def _objects(item: Item, parts: list[Part], settings: ObjectSettings, device: torch.device) -> list[dict[str, Any]]:
     """COCO's fields of each object, without ids."""
-    width, height = item.picture.size
-    masks = [upscale_labels(part.mask, height, width, item.step) for part in parts]
-    sharp = masks
-    if settings.crf:
-        crf = replace(MASKCUT_CRF, crf_backend=settings.crf_backend)
-        sharp = sharpen_masks(np.array(item.picture), masks, crf, device)
+    crf = replace(MASKCUT_CRF, crf_backend=settings.crf_backend) if settings.crf else None
     entries = []
-    for number in distinct(masks, sharp):
-        mask = enlarge_mask(sharp[number], item.size)
-        code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    for found in objects_at_pixels(parts, item.picture, item.size, item.step, crf, device):
+        code = rle.encode(np.asfortranarray(found.mask.astype(np.uint8)))
         entries.append(
             {
                 "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode()},
                 "bbox": [float(side) for side in rle.toBbox(code)],
                 "area": float(rle.area(code)),
-                "score": round(parts[number].score, 6),
+                "score": round(found.score, 6),
                 "iscrowd": 0,
             }
         )
@@ -171,7 +176,7 @@ def _best(record: dict[str, Any]) -> np.ndarray:
     """Mask (H, W) of the object with the best score; empty where there is none."""
     best = max(record["objects"], key=lambda entry: entry["score"], default=None)
     size = (record["height"], record["width"])
-    return np.zeros(size, dtype=bool) if best is None else rle.decode(best["segmentation"])
+    return np.zeros(size, dtype=bool) if best is None else object_mask(best, record["file"])
 
 
 def _collected(stage: Stage, ids: list[str]) -> dict[str, Any]:

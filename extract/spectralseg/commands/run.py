@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from spectralseg.api import Preset, object_box, preset_of
-from spectralseg.commands import eigs, features, masks, semantic
+from spectralseg.commands import eigs, features, masks, objects, semantic
 from spectralseg.commands.vis_eigs import Sources, load_card
+from spectralseg.commands.vis_objects import object_panels
 from spectralseg.drawing.page import Card, write_page
 from spectralseg.drawing.pictures import draw_object, fit_height
 from spectralseg.errors import ImagesFailed, InputError, some_of
@@ -58,6 +59,7 @@ class RunSettings(Settings):
     crf_backend: str = setting("auto", choices=BACKENDS)
     max_size: int | None = setting(None, least=1)
     foreground: str | None = setting(None, choices=FOREGROUNDS)
+    objects: int = setting(0, least=0)
 
     def preset(self, model_name: str) -> Preset:
         """A backbone's preset, with what was asked for in its place."""
@@ -69,6 +71,7 @@ class Folders:
     """Where everything lies below the output folder."""
 
     has_soft = False  # whether there are soft maps of the object
+    has_objects = False  # whether several objects were looked for
 
     def __init__(self, output: Path) -> None:
         self.output = output
@@ -80,7 +83,7 @@ class Folders:
         self.segment_patches = output / "multi_region_segmentation" / "patches"
         self.segment_crf = output / "multi_region_segmentation" / "crf"
         self.masks, self.cutouts, self.maps = output / "masks", output / "cutouts", output / "maps"
-        self.outlines = output / "outlines"
+        self.outlines, self.objects = output / "outlines", output / "objects"
 
 
 def run(
@@ -191,6 +194,13 @@ def _run_stages(
             crf = semantic.SharpenSettings(downsample_factor=patch_size, **chosen)
             maps = (str(patches), str(sharp))
             step(semantic.extract_crf_segmentations, listed, copies, *maps, crf, multiprocessing, device)
+    if settings.objects:
+        folders.has_objects = True
+        several = objects.ObjectSettings(
+            max_objects=settings.objects, crf=settings.crf, crf_backend=settings.crf_backend
+        )
+        to = (str(folders.features), str(folders.objects))
+        step(objects.extract_objects, listed, copies, *to, several, multiprocessing, device)
     finished = {image_id: name for image_id, name in photographs.items() if image_id not in failures}
     step(cut_out_objects, finished, root, folders, settings.crf, patch_size, multiprocessing)
     finished = {image_id: name for image_id, name in finished.items() if image_id not in failures}
@@ -340,8 +350,10 @@ def write_results(
     description = (
         "Each photograph; the object's outline (yellow) and box (red); eigenvectors of the graph of patches, from "
         "lowest values (violet) to the highest (yellow), without the constant one; the object's mask (white); segments "
-        "(the background black); the object cut out. A click enlarges, arrow keys go on."
+        "(the background black); the object cut out"
     )
+    description += "; several objects, numbered, each cut out, with its score" if folders.has_objects else ""
+    description += ". A click enlarges, arrow keys go on."
     if len(photographs) > MAX_CARDS:
         description += f" Here are the first {MAX_CARDS} of {len(photographs)} photographs."
     write_page(
@@ -394,6 +406,10 @@ def _card(image_id: str, result: dict[str, Any], folders: Folders, sources: Sour
     notes["box"] = "none: the mask is empty" if result["box"] is None else ", ".join(map(str, result["box"]))
     full = {"mask": result["mask"], "cut-out": result["cutout"], "object": f"outlines/{image_id}.jpg"}
     full["image"] = f"images/{object_id}"
+    if folders.has_objects:
+        entries = load_json(folders.objects / f"{image_id}{objects.SUFFIX}")["objects"]
+        entries.sort(key=lambda entry: -entry["score"])
+        panels += object_panels(load_image(folders.images / object_id), entries, image_id)
     if folders.has_soft:
         with open_picture(folders.maps / object_id) as soft:
             panels.insert(0, ("map of the object", soft.resize(size)))

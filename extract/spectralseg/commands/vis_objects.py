@@ -52,16 +52,27 @@ def _card(image: dict[str, Any], entries: list[dict[str, Any]], images_root: Pat
     entries = sorted(entries, key=lambda entry: -entry["score"])
     if any(entry["segmentation"]["size"] != [photograph.height, photograph.width] for entry in entries):
         raise InputError(f"{image['file_name']} in {images_root} has another size than the masks of its objects")
-    try:
-        masks = [rle.decode(entry["segmentation"]).astype(bool) for entry in entries]
-    except ValueError:
-        raise InputError(f"the masks of {image['file_name']} are damaged: run extract_objects again") from None
-    panels = [("image", photograph), ("objects", draw_outlines(photograph, masks))]
+    panels = [("image", photograph), *object_panels(photograph, entries, image["file_name"])]
+    notes = {"size": f"{photograph.width} × {photograph.height}", "objects": len(entries) or "none"}
+    scores = {"score": entries[0]["score"] if entries else 0.0, "objects": len(entries)}
+    return Card(Path(image["file_name"]).stem, panels, notes, scores=scores)
+
+
+def object_panels(photograph: Image.Image, entries: list[dict[str, Any]], name: str) -> list[tuple[str, Image.Image]]:
+    """Captions and pictures of objects, COCO's entries: outlined and numbered in their order, and each cut out."""
+    masks = [object_mask(entry, name) for entry in entries]
+    panels = [("objects" if entries else "objects: none", draw_outlines(photograph, masks))]
     for number, (entry, mask) in enumerate(zip(entries, masks, strict=True), 1):
         cutout = photograph.copy()
         cutout.putalpha(Image.fromarray(mask * np.uint8(255)))
         x, y, width, height = (round(side) for side in entry["bbox"])
         panels.append((f"{number}: score {entry['score']:.2f}", cutout.crop((x, y, x + width, y + height))))
-    notes = {"size": f"{photograph.width} × {photograph.height}", "objects": len(entries) or "none"}
-    scores = {"score": entries[0]["score"] if entries else 0.0, "objects": len(entries)}
-    return Card(Path(image["file_name"]).stem, panels, notes, scores=scores)
+    return panels
+
+
+def object_mask(entry: dict[str, Any], name: str) -> np.ndarray:
+    """Mask (H, W) bool of one of COCO's entries; the error of a damaged one names the image."""
+    try:
+        return rle.decode(entry["segmentation"]).astype(bool)
+    except ValueError:
+        raise InputError(f"the masks of {name} are damaged: run extract_objects again") from None

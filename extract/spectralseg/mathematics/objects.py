@@ -1,7 +1,8 @@
 """Objects of an image: parts of its grid of patches become masks at pixels, with a score each, or are dropped.
 
 Source: Wang, Girdhar, Yu and Misra, "Cut and Learn for Unsupervised Object Detection and Instance Segmentation", CVPR
-2023, section 3.2 (MaskCut). The score is ours: the paper's method has none.
+2023, section 3.2 (MaskCut); Rahimi and Recht, "Random Features for Large-Scale Kernel Machines", NIPS 2007, for
+:func:`colour_features`. The score is ours: the paper's method has none.
 """
 
 from collections.abc import Sequence
@@ -28,11 +29,14 @@ from spectralseg.settings import check_range
 
 METHODS = ("maskcut", "segments")
 MASKCUT_CRF = CrfSettings(w1=10, alpha=50, beta=5, w2=7, gamma=3, it=10)
+MIN_SEPARATION = 0.2  # what stands out less is no object
 AGREEMENT = 0.5  # least IoU of a mask with what the CRF makes of it
 OVERLAP = 0.5  # most IoU with an earlier object
 FEWEST_PATCHES = 4
 SMALLEST = 0.01  # share of the image, of objects after the first
 SEGMENTS_K = 6  # eigenvectors
+COLOUR_SCALE = 0.1  # 10 of CIELAB
+COLOUR_FEATURES = 512
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,17 @@ class Part:
     mask: np.ndarray
     score: float
     separation: float
+
+
+def colour_features(colours: Tensor) -> Tensor:
+    """Colours (..., 3), CIELAB / 100 -> (..., 512) whose cosine is exp(-|a - b|^2 / (2 * 0.1^2)), give or take 0.1.
+
+    Cosines of colours themselves tell little: they are all near 1. Seeded: a rerun gives the same.
+    """
+    generator = torch.Generator().manual_seed(0)
+    frequencies = torch.randn(colours.shape[-1], COLOUR_FEATURES // 2, generator=generator).to(colours) / COLOUR_SCALE
+    phases = colours @ frequencies
+    return torch.cat([phases.cos(), phases.sin()], dim=-1)
 
 
 def find_parts(
