@@ -30,12 +30,10 @@ def write_pages(docs: Path) -> None:
         if name != "extract" and isinstance(door, doors.partial):
             pages[f"commands/script_{name}"] = _script(importlib.import_module(*door.args))
     for name in LIBRARY:
-        inside = [
-            module.name for module in pkgutil.iter_modules(getattr(importlib.import_module(name), "__path__", ()))
-        ]
-        for module in [f"{name}.{one}" for one in inside] or [name]:
-            text = f"# {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```\n"
-            pages[f"reference/{module}"] = text
+        inside = pkgutil.iter_modules(getattr(importlib.import_module(name), "__path__", ()))
+        for module in [f"{name}.{one.name}" for one in inside] or [name]:
+            directive = f".. automodule:: {module}\n   :members:"
+            pages[f"reference/{module}"] = f"# {module}\n\n```{{eval-rst}}\n{directive}\n```\n"
     for folder in ("commands", "reference"):
         shutil.rmtree(docs / folder, ignore_errors=True)
         (docs / folder).mkdir()
@@ -101,9 +99,6 @@ def _text(line: str) -> str:
 def _markdown(text: str) -> str:
     """Documentation in Markdown: indented blocks are code."""
     indented = re.compile(r"((?:^    .*\n)(?:^(?:    .*)?\n)*)", re.MULTILINE)
-    parts = [*indented.split(text + "\n"), ""]
-    pairs = zip(parts[::2], parts[1::2], strict=True)
-    code = [
-        (_text(prose), f"\n```\n{textwrap.dedent(block).strip()}\n```\n\n" if block else "") for prose, block in pairs
-    ]
-    return "".join(prose + block for prose, block in code)
+    parts = indented.split(text + "\n")
+    code = "\n```\n{}\n```\n\n"
+    return "".join(code.format(textwrap.dedent(p).strip()) if p.startswith("    ") else _text(p) for p in parts)
