@@ -32,6 +32,7 @@ def _end(*_: object) -> None:
 
 extract = partial(enter, "spectralseg.commands.cli")
 object_localization = partial(enter, "objectloc.command")
+object_localization_compare = partial(enter, "objectloc.compare")
 object_segmentation = partial(enter, "objectseg.evaluation")
 semantic_segmentation = partial(enter, "semanticseg.evaluation")
 semantic_segmentation_train = partial(enter, "semanticseg.self_training")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from spectralseg.errors import InputError, check_choice
 from spectralseg.settings import Settings, setting
 
 MODES = ("lost", "eigenseg", "dinoseg", "tokencut", "trivial", "objects")
@@ -12,6 +13,9 @@ ARCHITECTURES = ("vit_tiny", "vit_small", "vit_base", *CONVNETS)
 COMPUTED = ("k", "q", "v", "out")  # of the last block; files may have others
 TAU = (0.2,)
 PICTURES = ("fms", "seed_expansion", "pred")
+METHODS = ("lost", "eigenseg", "tokencut", "dinoseg")
+FEATURES = ("k", "q", "v", "out")
+FOREGROUNDS = ("eigenvector", "ranking", "robust")
 
 
 @dataclass(frozen=True)
@@ -74,3 +78,30 @@ class ResultOptions(Settings):
     save_masks: bool = False
     visualize: str | None = setting(None, choices=PICTURES)
     num_workers: int = setting(0, least=0)
+
+
+@dataclass(frozen=True)
+class CompareOptions(Settings):
+    """What is compared, and where; the flags of compare.py of these names."""
+
+    backbones: tuple[str, ...] = ("dino_vits16",)
+    features: tuple[str, ...] = ("k",)
+    blocks: tuple[int, ...] = (-1,)
+    methods: tuple[str, ...] = ("lost", "eigenseg", "tokencut")
+    tau: tuple[float, ...] = (0.2,)
+    k_patches: tuple[int, ...] = (100,)
+    gram_bias: tuple[float, ...] = (0.0,)
+    dinoseg_head: tuple[int, ...] = (4,)
+    foreground: tuple[str, ...] = ("eigenvector",)
+    masks: str | None = None
+    output_dir: str = "outputs/comparison"
+    device: str = "auto"
+    num_workers: int = setting(0, least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, known in (("features", FEATURES), ("methods", METHODS), ("foreground", FOREGROUNDS)):
+            for value in getattr(self, name):
+                check_choice(name, value, known)
+        if any(block >= 0 for block in self.blocks):
+            raise InputError("--blocks counts from the end: -1 is the last")

@@ -1,4 +1,4 @@
-"""Charts of scores: confusion matrices, precision over recall."""
+"""Charts of scores: confusion matrices, precision over recall, bars."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -74,6 +74,32 @@ def precision_recall_picture(curves: Mapping[str, NDArray[np.float64]]) -> Image
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     axes.legend()
+    return _drawn(figure)
+
+
+def bars_picture(charts: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Image.Image:
+    """Draw bars beside each other, a chart below the other; RGB.
+
+    Title of a chart -> ``bars`` and ``floors``, each name -> score in per cent; floors are lines across the chart.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    widest = max((len(chart["bars"]) for chart in charts.values()), default=1)
+    figure = Figure(figsize=(max(5, 1.2 + 0.7 * widest), 4.2 * max(1, len(charts))), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, (title, chart) in enumerate(charts.items(), 1):
+        axes = figure.add_subplot(len(charts), 1, number)
+        names, scores = list(chart["bars"]), list(chart["bars"].values())
+        for place, score in enumerate(scores):
+            axes.text(place, score, f"{score:.1f}", ha="center", va="bottom", fontsize=7)
+        axes.bar(range(len(names)), scores, color="#4477aa")
+        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+        for style, (name, floor) in zip(("--", ":", "-."), chart["floors"].items(), strict=False):
+            axes.axhline(floor, linestyle=style, color="#aa3333", label=f"{name} {floor:.1f}")
+        axes.set(ylabel="%", title=title)
+        if chart["floors"]:
+            axes.legend(fontsize=7)
     return _drawn(figure)
 
 
