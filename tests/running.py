@@ -2,10 +2,11 @@
 
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from shared_data import PROJECT
 from spectralseg.commands import cli
+from spectralseg.errors import InputError
 from spectralseg.running.fire_app import main
 
 EXTRACT = PROJECT / "extract" / "extract.py"
@@ -50,6 +52,13 @@ def start_command(command: Sequence[object], **options: object) -> subprocess.Po
         signal.signal(signal.SIGINT, before)
 
 
+def run_script_here(monkeypatch: pytest.MonkeyPatch, script: Path, *arguments: object) -> None:
+    """Run a script in this process, as if it were started with these arguments."""
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+    monkeypatch.syspath_prepend(script.parent)
+    runpy.run_path(str(script), run_name="__main__")
+
+
 def start_extract(*arguments: object, **options: object) -> subprocess.Popen[str]:
     """Start extract.py in a process group of its own."""
     return start_command(command_line(*arguments), **options)
@@ -80,14 +89,20 @@ def run_here(*arguments: object, **flags: object) -> None:
     main(cli.COMMANDS, [*map(str, arguments), *as_flags(**flags)])
 
 
+def error_line(call: Callable[..., object], *arguments: object, **options: object) -> str:
+    """The one line of a script that must end with status 1, or of a function that must raise ``InputError``."""
+    with pytest.raises((SystemExit, InputError)) as stop:
+        call(*arguments, **options)
+    error = stop.value.code if isinstance(stop.value, SystemExit) else str(stop.value)
+    assert isinstance(error, str)
+    assert error.startswith("error: ") == isinstance(stop.value, SystemExit)
+    assert "\n" not in error
+    return error
+
+
 def refused_here(capsys: pytest.CaptureFixture[str], *arguments: object, **flags: object) -> str:
     """Run a command of extract.py that must fail with status 1; all that it says, its error as the last line."""
-    with pytest.raises(SystemExit) as stop:
-        run_here(*arguments, **flags)
-    error = stop.value.code
-    assert isinstance(error, str)
-    assert error.startswith("error: ")
-    assert "\n" not in error
+    error = error_line(run_here, *arguments, **flags)
     said = capsys.readouterr().err.replace("\r", "\n")
     assert "Traceback" not in said
     return said + error

@@ -1,5 +1,6 @@
 """EAGLE's scripts in this process, and a problem whose answer is known."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from eagle_layouts import write_directory
 from eagle_runs import SCRIPTS, data_overrides, two_textures
+from running import error_line
 
 
 @pytest.fixture
@@ -26,16 +28,7 @@ def run_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 @pytest.fixture
 def refused(run_script: Callable[..., Path]) -> Callable[..., str]:
     """The one line of a run that must fail."""
-
-    def call(name: str, *overrides: object, folder: str = "run") -> str:
-        with pytest.raises(SystemExit) as stop:
-            run_script(name, *overrides, folder=folder)
-        message = str(stop.value.code)
-        assert message.startswith("error: ")
-        assert "\n" not in message
-        return message
-
-    return call
+    return functools.partial(error_line, run_script)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from eagleseg.data.dataset import EagleDataset, build_dataset
 from eagleseg.data.folders import LAYOUT
 from eagleseg.data.settings import DataSettings
 from eagleseg.model.features import Featurizer
-from running import contents
+from running import contents, error_line
 from spectralseg.commands.features import FeatureSettings, extract_features
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import load_labels
@@ -49,13 +49,7 @@ def crop(data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
 
 @pytest.fixture
 def refused(crop: Callable) -> Callable[..., str]:
-    def call(*arguments: str) -> str:
-        with pytest.raises(SystemExit) as stop:
-            crop(*arguments)
-        assert "\n" not in stop.value.code
-        return stop.value.code.removeprefix("error: ")
-
-    return call
+    return lambda *arguments: error_line(crop, *arguments).removeprefix("error: ")
 
 
 def open_crops(root: Path, split: str = "train", **settings: object) -> EagleDataset:

@@ -13,6 +13,7 @@ import torch
 
 from eagleseg.commands import download_datasets, download_models
 from eagleseg.data.archives import unpack
+from running import error_line
 from spectralseg.errors import InputError, OutputError
 from spectralseg.models import backbones, weights
 from spectralseg.models.backbones import Source
@@ -105,10 +106,7 @@ def test_archives_that_are_not_unpacked(data, expected, tmp_path):
     root = tmp_path / "deep" / "er"
     root.mkdir(parents=True)
     (root / "a").write_bytes(data)
-    with pytest.raises(InputError) as error:
-        unpack(root / "a", root / "cocostuff", ("images", "annotations", "curated"))
-    assert expected in str(error.value)
-    assert "\n" not in str(error.value)
+    assert expected in error_line(unpack, root / "a", root / "cocostuff", ("images", "annotations", "curated"))
     assert tree(tmp_path) == {"deep/er/a": data}
     assert [path.name for path in root.iterdir()] == ["a"]
     assert not Path("/evil").exists()
@@ -130,17 +128,9 @@ def test_a_folder_that_is_there_stays(tmp_path):
 # --- the scripts ---
 
 
-@pytest.fixture
-def stopped() -> Callable[..., str]:
+def stopped(main: Callable, *arguments: object) -> str:
     """The line that a script ends with."""
-
-    def call(main: Callable, *arguments: object) -> str:
-        with pytest.raises(SystemExit) as stop:
-            main(list(map(str, arguments)))
-        assert "\n" not in stop.value.code
-        return stop.value.code.removeprefix("error: ")
-
-    return call
+    return error_line(main, list(map(str, arguments))).removeprefix("error: ")
 
 
 def test_data_sets(serve, tmp_path, monkeypatch, capsys):
@@ -161,7 +151,7 @@ def test_data_sets(serve, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "potsdam.archive").is_file()
 
 
-def test_one_data_set_that_cannot_be_had_does_not_stop_the_others(serve, tmp_path, monkeypatch, stopped):
+def test_one_data_set_that_cannot_be_had_does_not_stop_the_others(serve, tmp_path, monkeypatch):
     server = serve(zipped({"potsdamraw/processed/1.mat": b""}, ""))
     monkeypatch.setattr(download_datasets, "ADDRESS", server.root)
     line = stopped(download_datasets.main, "--dataset", "cityscapes", "potsdamraw", "--data_root", tmp_path)
@@ -175,7 +165,7 @@ def test_one_data_set_that_cannot_be_had_does_not_stop_the_others(serve, tmp_pat
     assert "invalid choice: 'voc'" in stopped(download_datasets.main, "--dataset", "voc")
 
 
-def test_models(tmp_path, monkeypatch, capsys, stopped):
+def test_models(tmp_path, monkeypatch, capsys):
     def absent(url: str) -> Path:
         raise InputError(f"cannot download {url}: no network")
 
@@ -194,7 +184,7 @@ def test_models(tmp_path, monkeypatch, capsys, stopped):
     assert "invalid choice: 'vgg'" in stopped(download_models.main, "--model", "vgg")
 
 
-def test_a_checkpoint(serve, tmp_path, capsys, stopped):
+def test_a_checkpoint(serve, tmp_path, capsys):
     buffer = io.BytesIO()
     torch.save({"state_dict": {"x": torch.zeros(2)}, "pytorch-lightning_version": "1"}, buffer)
     server = serve(buffer.getvalue())

@@ -3,7 +3,6 @@
 import collections
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from eagleseg.commands.convert import main as convert
 from eagleseg.evaluation.probabilities import cluster_log_probabilities, cluster_scores, image_code, linear_logits
 from eagleseg.evaluation.scores import ProbeCounts, as_classes, as_table, scores
 from eagleseg.model.heads import EagleModel
-from running import run_command, write_pictures
+from running import run_script_here, write_pictures
 from shared_data import SAMPLES
 from spectralseg.models.backbones import load_backbone
 
@@ -192,13 +191,13 @@ def test_without_labels_there_is_nothing_to_evaluate(refused: Callable[..., str]
     assert "demo_segmentation.py" in refused(EVALUATE, *prepared)
 
 
-def test_the_other_name_of_the_script(run_script: Callable[..., Path], prepared: list[str], tmp_path: Path):
-    here = run_script(EVALUATE, *prepared, "run_crf=false", folder="here")
-    command = [sys.executable, EAGLE / "main.py", *prepared, "run_crf=false", f"hydra.run.dir={tmp_path / 'there'}"]
-    result = run_command(command)
-    assert result.returncode == 0, result.stderr
-    assert "mIoU" in result.stdout
-    assert results_of(here)["scores"] == results_of(tmp_path / "there")["scores"]
+def test_the_other_name_of_the_script(
+    prepared: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    more = ("run_crf=false", "pictures=0", f"hydra.run.dir={tmp_path / 'run'}")
+    run_script_here(monkeypatch, EAGLE / "main.py", *prepared, *more)
+    assert "mIoU" in capsys.readouterr().out
+    assert results_of(tmp_path / "run")["images"] == 4
 
 
 # prediction

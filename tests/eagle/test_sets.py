@@ -15,6 +15,7 @@ from eagle_layouts import camvid, scenes, write_directory
 from eagleseg.data.crops import generator_for
 from eagleseg.data.dataset import DataSettings, EagleDataset, build_dataset, to_picture
 from eagleseg.data.views import cut, flip_and_zoom, jitter, label_tensor, maybe_blurred
+from running import error_line
 from spectralseg.commands.eigs import EigenSettings, extract_eigs
 from spectralseg.commands.features import FeatureSettings, extract_features
 from spectralseg.errors import InputError
@@ -41,10 +42,7 @@ def refused(root: Path, item: int | None = None, **settings: object) -> str:
         if item is not None:
             _ = dataset[item]
 
-    with pytest.raises(InputError) as error:
-        read()
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return error_line(read)
 
 
 # --- items ---
@@ -194,11 +192,10 @@ def test_stored_records(records):
     assert set(open_set(records, "val", training=False, **stored)[0]) == {"id", "index", "img", "label"}
     for same in (dataset, open_set(records)):
         same.require_backbone(record["model_name"], record["weights"])
-    with pytest.raises(InputError) as error:
-        dataset.require_backbone(record["model_name"], "vit.pth sha256:0123")
+    error = error_line(dataset.require_backbone, record["model_name"], "vit.pth sha256:0123")
     path = f"{records}/features/scene0.pth"
     expected = f"features_dir: {path} is of weights {record['weights']}, the backbone is of vit.pth sha256:0123"
-    assert str(error.value) == expected
+    assert error == expected
     with pytest.raises(InputError, match="is of model_name"):
         dataset.require_backbone("another", record["weights"])
 

@@ -26,6 +26,7 @@ from eagleseg.data import folders as eagle_folders
 from eagleseg.data.dataset import DataSettings, EagleDataset, build_dataset, image_folder
 from eagleseg.data.folders import COCO_STUFF_COARSE, open_source
 from eagleseg.data.sources import VOID, Source
+from running import error_line
 from shared_data import reference
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import COCO_STUFF_27_CLASSES
@@ -46,10 +47,7 @@ def message(root: Path, name: str = "directory", split: str = "train", item: int
         if item is not None:
             _ = dataset[item]
 
-    with pytest.raises(InputError) as error:
-        read()
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return error_line(read)
 
 
 # --- COCO-Stuff ---

@@ -107,7 +107,7 @@ def test_without_labels(
 
 def test_variants_train(run_script: Callable[..., Path], textures: list[str]):
     """Each to other weights than the usual settings and the other variants, as another seed does."""
-    settings = [*textures, "label_smoothing=true", "max_steps=3"]
+    settings = [*textures, "label_smoothing=true", "max_steps=3", "pictures=0"]
     folders = [run_script(TRAIN, *settings, folder="usual")]
     for variant in ("eicue_color=rgb", "eicue_color=none", "centroid_mode=mean", "centroid_mode=learned", "seed=1"):
         folders.append(run_script(TRAIN, *settings, variant, folder=variant.partition("=")[2]))

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from running import command_line, run_command
+from running import command_line, error_line, run_command
 from shared_data import SAMPLES
 from spectralseg.commands import cli
 from spectralseg.running.fire_app import main
@@ -49,13 +49,8 @@ def called(*arguments):
 def refused(commands, argv):
     """The error of a command line that must be refused without a call, and without anything else being printed."""
     calls.clear()
-    with pytest.raises(SystemExit) as stop:
-        main(commands, argv)
+    message = error_line(main, commands, argv)
     assert not calls
-    message = stop.value.code
-    assert isinstance(message, str)
-    assert message.startswith("error: ")
-    assert "\n" not in message
     return message
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from running import Trap, as_flags, refused_here, reported, run_here
+from running import as_flags, refused_here, reported, run_here
 from spectralseg.commands import eigs
 from spectralseg.mathematics.affinity import colour_grid, knn_affinity, rw_affinity
 from spectralseg.mathematics.eigen import TOLERANCE, spectral_eigenvectors
@@ -186,12 +186,6 @@ def test_features_that_are_not_one_row_per_patch(folder, capsys):
         torch.save(record_of(1, k=wrong), folder / "features" / "image1.pth")
         expected = f"features of shape {tuple(wrong.shape)} do not fit 12x16 patches of an image of 263x197"
         assert expected in reason(folder, capsys)
-
-
-def test_a_features_file_cannot_execute_anything(folder, capsys):
-    torch.save(record_of(1, model_name=Trap(folder / "trap")), folder / "features" / "image1.pth")
-    assert "image1.pth cannot be read (it needs posix.mkdir," in reason(folder, capsys)
-    assert not (folder / "trap").exists()
 
 
 def test_factors_that_leave_too_little(folder, capsys):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from objectseg import evaluation
+from running import error_line
 from spectralseg.running.hydra_app import run
 
 CONFIG = "object-segmentation/eval"
@@ -46,11 +47,7 @@ def refused(evaluate: Callable, tmp_path: Path) -> Callable[..., str]:
     """``refused("key=value", ...)`` is the one line of a run that must fail, and that leaves no results."""
 
     def call(*overrides: object) -> str:
-        with pytest.raises(SystemExit) as stop:
-            evaluate(*overrides)
-        message = str(stop.value.code)
-        assert message.startswith("error: ")
-        assert "\n" not in message
+        message = error_line(evaluate, *overrides)
         assert not list(tmp_path.glob("results/*"))
         return message
 

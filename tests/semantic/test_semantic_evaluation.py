@@ -1,7 +1,6 @@
 """Evaluation: figures worked out by hand, recorded matches, what does not fit, as users start it."""
 
 import json
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from running import run_command
+from running import error_line, run_script_here
 from semanticseg.evaluation import count
 from semanticseg.pseudolabels import pair
 from semanticseg.settings import Data, Loader, Transform
@@ -108,7 +107,7 @@ def test_a_match_is_passed_on(evaluate, voc, capsys):
     assert evaluate(*voc.settings, "matching=identity")["classes"]["cat"]["iou"] == 0
 
 
-def test_over_several_seeds(evaluate, refused, voc, capsys):
+def test_over_several_seeds(evaluate, voc, capsys):
     voc.add("a", [[8, 8, 8, 0]])
     for seed, labels in ((0, [[1, 1, 1, 0]]), (3, [[2, 2, 0, 0]])):
         voc.write(voc.root / f"seed_{seed}" / "a.png", np.array(labels))
@@ -120,7 +119,7 @@ def test_over_several_seeds(evaluate, refused, voc, capsys):
     assert "mIoU 79.17 +- 29.46" in capsys.readouterr().out
     again = (f"segments_dir={voc.root}/seed_3", "matching=results/seed3/results.json")  # of a seed, as of one alone
     assert evaluate(voc.settings[0], *again)["miou"] == result["seeds"]["3"]["miou"]
-    assert "of an evaluation (of a seed)" in refused(evaluate, *voc.settings, "matching=results/seeds.json")
+    assert "of an evaluation (of a seed)" in error_line(evaluate, *voc.settings, "matching=results/seeds.json")
 
 
 def test_pictures(evaluate, voc, tmp_path: Path):
@@ -158,10 +157,10 @@ def test_crf_before_evaluation(evaluate, voc, tmp_path: Path):
     assert (tmp_path / "sharp" / "a.png").is_file()
 
 
-def test_files_that_do_not_fit_are_named(evaluate, refused, voc):
+def test_files_that_do_not_fit_are_named(evaluate, voc):
     voc.add("a", np.zeros((32, 48)), np.zeros((32, 48)))
     voc.add("b", np.zeros((32, 48)))
-    assert "segmaps/b.png is missing" in refused(evaluate, *voc.settings)
+    assert "segmaps/b.png is missing" in error_line(evaluate, *voc.settings)
     for labels, message in (
         (np.zeros((48, 32)), "b.png has 32x48 cells, which fits no image of 48x32"),
         (np.full((2, 3), 21), "b.png holds the cluster number 21, but they end at 20"),
@@ -169,11 +168,11 @@ def test_files_that_do_not_fit_are_named(evaluate, refused, voc):
         (np.zeros((2, 3, 3)), "b.png is a picture of mode RGB, not a label map"),
     ):
         voc.write(voc.segments / "b.png", labels)
-        assert message in refused(evaluate, *voc.settings)
+        assert message in error_line(evaluate, *voc.settings)
     voc.write(voc.segments / "b.png", np.zeros((2, 3)))
     assert evaluate(*voc.settings)["images"] == 2
     voc.write(voc.voc / "SegmentationClass" / "b.png", np.full((32, 48), 21))
-    assert "SegmentationClass/b.png: class number 21 is not" in refused(evaluate, *voc.settings)
+    assert "SegmentationClass/b.png: class number 21 is not" in error_line(evaluate, *voc.settings)
 
 
 @pytest.mark.parametrize(
@@ -195,9 +194,9 @@ def test_files_that_do_not_fit_are_named(evaluate, refused, voc):
         ("visualize=-1", "at least 0"),
     ],
 )
-def test_bad_overrides(evaluate, refused, voc, tmp_path: Path, override: str, message: str):
+def test_bad_overrides(evaluate, voc, tmp_path: Path, override: str, message: str):
     voc.add("a", [[0, 8]], [[0, 1]])
-    assert message in refused(evaluate, *voc.settings, override)
+    assert message in error_line(evaluate, *voc.settings, override)
     assert not list(tmp_path.glob("results/*"))
 
 
@@ -222,12 +221,11 @@ def test_memory_does_not_grow_with_the_images(voc):
 # as users start it
 
 
-def test_the_published_name_from_the_repository(voc, tmp_path: Path):
+def test_the_published_name_from_the_repository(voc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     voc.add("a", [[0, 8]], [[0, 1]])
-    script = "semantic-segmentation/eval.py"
-    done = run_command([sys.executable, script, *voc.settings, f"hydra.run.dir={tmp_path}", "visualize=0"], cwd=PROJECT)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"results -> {tmp_path}"
+    script = PROJECT / "semantic-segmentation" / "eval.py"
+    run_script_here(monkeypatch, script, *voc.settings, f"hydra.run.dir={tmp_path}", "visualize=0")
+    assert capsys.readouterr().out.splitlines()[-1] == f"results -> {tmp_path}"
     assert json.loads((tmp_path / "results.json").read_text())["miou"] == 1
 
 
