@@ -101,21 +101,6 @@ SMALL = (
 )
 
 
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """``refused(evaluate, "key=value", ...)`` is the one line of a run that must fail."""
-
-    def call(function: Callable, *overrides: object) -> str:
-        with pytest.raises(SystemExit) as stop:
-            function(*overrides)
-        message = str(stop.value.code)
-        assert message.startswith("error: ")
-        assert "\n" not in message
-        return message
-
-    return call
-
-
 @pytest.fixture(scope="session")
 def voc2012() -> Path:
     """400 real images of VOC2012, in its layout; skips where ../shared is absent."""

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from running import run_command, start_command
+from running import error_line, run_command, start_command
 from semanticseg import self_training
 from semanticseg.augment import seed_of
 from semanticseg.deeplab import build_model
@@ -114,19 +114,19 @@ def test_mixed_precision(train, squares):
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-def test_a_training_with_other_settings_is_not_continued(train, refused, squares, tmp_path: Path):
+def test_a_training_with_other_settings_is_not_continued(train, squares, tmp_path: Path):
     train(*squares.settings, MATCHING, "max_train_steps=2")
-    message = refused(train, *squares.settings, "matching='[(0, 0), (1, 8), (2, 3)]'", "max_train_steps=2", "lr=0.1")
+    message = error_line(train, *squares.settings, "matching='[(0, 0), (1, 8), (2, 3)]'", "max_train_steps=2", "lr=0.1")
     assert "holds a training, but with lr=0.005 instead of 0.1, matching=" in message
     assert "overwrite=true" in message
     result = train(*squares.settings, MATCHING, "max_train_steps=2", "lr=0.1", "overwrite=true")
     assert checkpoint(tmp_path / "run")["settings"]["lr"] == 0.1
     assert len(result["history"]) < 4
     (tmp_path / "run" / "checkpoint-latest.pth").write_bytes(b"damaged")
-    assert "checkpoint-latest.pth cannot be read" in refused(train, *squares.settings, MATCHING)
+    assert "checkpoint-latest.pth cannot be read" in error_line(train, *squares.settings, MATCHING)
 
 
-def test_predictions_are_written_and_evaluated(train, evaluate, refused, squares, tmp_path: Path):
+def test_predictions_are_written_and_evaluated(train, evaluate, squares, tmp_path: Path):
     result = train(*squares.settings, MATCHING, "max_train_steps=20", "lr=0.003", "ema=true", "ema_decay=0.5")
     generate = ("job_type=generate", *squares.settings)
     shutil.rmtree(squares.segments)  # no need of them any more
@@ -147,16 +147,16 @@ def test_predictions_are_written_and_evaluated(train, evaluate, refused, squares
     train(*generate, "generate_list=all", "checkpoint=run/checkpoint-best.pth")  # goes on
     assert len(list(predictions.glob("*.png"))) == 18
     assert (predictions / "val0.png").stat().st_mtime_ns == before
-    assert "already holds 18" in refused(train, *generate, "checkpoint=run/checkpoint-latest.pth")
-    said = refused(train, *generate, "data.val_list=other.txt")
+    assert "already holds 18" in error_line(train, *generate, "checkpoint=run/checkpoint-latest.pth")
+    said = error_line(train, *generate, "data.val_list=other.txt")
     assert re.search(r"checkpoint-best.pth was validated on /.*, not on data.val_list=other.txt: set", said)
 
 
-def test_checkpoints_that_cannot_be_used(train, refused, squares, tmp_path: Path):
+def test_checkpoints_that_cannot_be_used(train, squares, tmp_path: Path):
     generate = ("job_type=generate", *squares.settings)
-    assert "no such checkpoint: " in refused(train, *generate)
+    assert "no such checkpoint: " in error_line(train, *generate)
     torch.save({"model": {}}, tmp_path / "other.pth")
-    assert "is no checkpoint of this self-training" in refused(train, *generate, "checkpoint=other.pth")
+    assert "is no checkpoint of this self-training" in error_line(train, *generate, "checkpoint=other.pth")
 
 
 def test_crf_before_self_training(train, squares, tmp_path: Path):
@@ -187,19 +187,19 @@ def test_crf_before_self_training(train, squares, tmp_path: Path):
         ("unfrozen_backbone_layers=1", "there is no setting"),
     ],
 )
-def test_bad_settings(train, refused, squares, tmp_path: Path, override: str, message: str):
-    assert message in refused(train, *squares.settings, *(() if "matching" in override else (MATCHING,)), override)
+def test_bad_settings(train, squares, tmp_path: Path, override: str, message: str):
+    assert message in error_line(train, *squares.settings, *(() if "matching" in override else (MATCHING,)), override)
     assert not list(tmp_path.glob("run/*.pth")) or "matching" in override
 
 
-def test_a_bad_file_is_named(train, refused, squares):
+def test_a_bad_file_is_named(train, squares):
     (squares.segments / "train3.png").unlink()
-    assert "segmaps/train3.png is missing" in refused(train, *squares.settings, MATCHING)
+    assert "segmaps/train3.png is missing" in error_line(train, *squares.settings, MATCHING)
     squares.write(squares.segments / "train3.png", np.zeros((7, 7)))
-    assert "train3.png has 7x7 cells" in refused(train, *squares.settings, MATCHING)
+    assert "train3.png has 7x7 cells" in error_line(train, *squares.settings, MATCHING)
     squares.write(squares.segments / "train3.png", np.zeros((4, 5)))
     (squares.voc / "JPEGImages" / "train3.jpg").write_bytes(b"damaged")
-    assert "train3.jpg cannot be read as an image" in refused(train, *squares.settings, MATCHING, "overwrite=true")
+    assert "train3.jpg cannot be read as an image" in error_line(train, *squares.settings, MATCHING, "overwrite=true")
 
 
 def test_loss_and_gradient_leave_void_out():
