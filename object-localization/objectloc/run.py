@@ -14,7 +14,7 @@ from objectloc.localize import BOXES, MASKS, PICTURES, SUFFIX, data_set, localiz
 from objectloc.options import ARCHITECTURES, CONVNETS, DataOptions, DetectorOptions, ResultOptions
 from objectloc.scores import Scores, note_problem, read_boxes, read_truth, write_results
 from spectralseg.errors import ImagesFailed, InputError, printable
-from spectralseg.files.storage import list_ids, make_folder
+from spectralseg.files.storage import list_ids, make_folder, remove_leftovers
 from spectralseg.progress import say
 from spectralseg.running.stage import Stage, rank_and_world_size
 
@@ -115,6 +115,7 @@ def find_boxes(
     read.cache_clear()  # files may have changed since an earlier run
     stages, pending = [], []
     for (_, folder), made in zip(runs, settings, strict=True):
+        remove_leftovers(folder, below=True)
         if results.visualize:
             make_folder(folder / PICTURES)
         if results.save_masks:

@@ -94,7 +94,9 @@ with atomic_write({str(tmp_path / "a.pth")!r}) as file:
     assert name.startswith(f".a.pth.{HOST}-")
     with pytest.raises(InputError, match=r"no \*.pth file"):
         storage.list_ids(tmp_path, ".pth")
-    storage.remove_leftovers(tmp_path)
+    storage.remove_leftovers(tmp_path.parent)
+    assert contents(tmp_path).keys() == {name}
+    storage.remove_leftovers(tmp_path.parent, below=True)
     assert contents(tmp_path) == {}
 
 

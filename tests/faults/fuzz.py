@@ -23,6 +23,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,13 +35,15 @@ from PIL import Image
 
 from eagle_layouts import scenes, write_directory
 from eagle_runs import SCRIPTS, data_overrides, write_checkpoint
-from eagleseg.checkpoints.files import load_checkpoint
+from eagleseg.checkpoints.files import BACKBONE_PREFIX, NAMES, load_checkpoint, published_checkpoint, read_any
 from eagleseg.checkpoints.trained import model_of
 from eagleseg.data.records import features_from_record
-from faults.kills import fuzz_kills
+from faults import kills
 from objectloc import coco, command, ground_truth
 from objectseg.evaluation import evaluate
 from running import as_flags, picture, run_here, write_pictures
+from semanticseg import evaluation, self_training
+from semanticseg.run_folder import load_model
 from spectralseg.errors import InputError, OutputError
 from spectralseg.files import records
 from spectralseg.files.images import load_image, read_images_list
@@ -87,7 +90,8 @@ def prepare(root: Path) -> None:
     torch.save({"blocks.0.attn.qkv.weight": torch.rand(6, 2), "norm.bias": torch.rand(2)}, root / "weights.pth")
     corners = "<xmin>3</xmin><ymin>4</ymin><xmax>20</xmax><ymax>30</ymax>"
     (root / "voc.xml").write_text(f"<annotation><object><bndbox>{corners}</bndbox></object></annotation>")
-    (root / "found.json").write_text(json.dumps({"file": "a.jpg", "height": 9, "width": 9, "box": [0, 0, 3, 4.5]}))
+    found = {"file": "image0.png", "height": 32, "width": 48, "box": [0, 0, 3, 4.5]}
+    (root / "found.json").write_text(json.dumps(found))
     write_directory(root / "data" / "scenes", {"train": scenes(4, width=32, height=32), "val": scenes(2)})
     SCRIPTS["train_segmentation_eigen"].main([*_training(root), "max_steps=2", f"hydra.run.dir={root / 'trained'}"])
     names, boxes = ["image0.png", "image1.png"], [[3, 4, 20, 20], [0, 0, 48, 32]]
@@ -96,6 +100,36 @@ def prepare(root: Path) -> None:
     annotations = [entry | {"id": n + 1, "image_id": n, "bbox": box} for n, box in enumerate(boxes)]
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
     (root / "coco.json").write_text(json.dumps(content))
+    (root / "table.csv").write_text('file,xmin,ymin,xmax,ymax\nimage0.png,3,4,20,20\n"image1.png",0,0,48.0,32\n')
+    _write_published(root / "published.ckpt", torch.load(root / "eagle.pth", weights_only=True)["model"])
+    kills.prepare(root / "self", count=6)
+    (root / "self" / "voc" / "segmaps" / "stage.json").write_text('{"command": "made", "arguments": {}}')
+    self_training.main([*_self_training(root), f"hydra.run.dir={root / 'self' / 'run'}"])
+
+
+def _write_published(path: Path, model: dict[str, torch.Tensor]) -> None:
+    """EAGLE's model as PyTorch Lightning wrote the published ones."""
+    state = {}
+    for theirs, ours in NAMES.items():
+        prefix = theirs if theirs.endswith(".") else f"{theirs}_aug."
+        state |= {prefix + name.removeprefix(ours): model[name] for name in model if name.startswith(ours)}
+    state[f"{BACKBONE_PREFIX}cls_token"] = torch.zeros(1, 1, 3)
+    settings = {"n_classes": 3, "cfg": {"model_type": "vit_small", "dino_patch_size": 8, "dim": 8}}
+    about = {"epoch": 1, "global_step": 2, "pytorch-lightning_version": "1.8.0", "hyper_parameters": settings}
+    torch.save(about | {"state_dict": state}, path)
+
+
+def _localization(root: Path, output: Path) -> list[str]:
+    """Arguments of a localization by stored eigenvectors."""
+    flags = {"dataset": "folder", "images_root": root / "images", "annotations": root / "table.csv"}
+    flags |= {"precomputed_eigs_dir": root / "eigs", "which_matrix": "laplacian", "output_dir": output, "name": "x"}
+    return [*as_flags(**flags), "--eigenseg"]
+
+
+def _self_training(root: Path) -> list[str]:
+    """Overrides of self-training."""
+    data = [f"data.root={root / 'self' / 'voc'}", f"segments_dir={root / 'self' / 'voc' / 'segmaps'}"]
+    return [*kills.SELF_TRAINING.split(), "max_train_steps=1", *data]
 
 
 def _training(root: Path) -> list[str]:
@@ -112,6 +146,10 @@ def _features(path: Path) -> None:
 
 def _objects(path: Path) -> None:
     records.check(load_json(path), records.OBJECTS_FILE, path)
+
+
+def _published(path: Path) -> None:
+    model_of(published_checkpoint(read_any(path), path), path)
 
 
 def _stage(path: Path) -> None:
@@ -139,6 +177,9 @@ LOADERS: dict[str, Callable[[Path], object]] = {
     "found.json": lambda path: records.check(load_json(path), records.FOUND_BOX, path),
     "voc.xml": ground_truth.voc_boxes,
     "coco.json": coco.read_coco_boxes,
+    "table.csv": ground_truth.read_table,
+    "published.ckpt": _published,
+    "self/run/checkpoint-latest.pth": load_model,
 }
 
 
@@ -178,9 +219,14 @@ def change_value(value: Any, draw: random.Random) -> Any:
 
 
 def change_file(path: Path, draw: random.Random, other: bytes) -> None:
-    """One of the two ways to change a file; those of no fields know the first alone."""
+    """One of the ways to change a file: its bytes, those of the pickle inside, or a field."""
     content = path.read_bytes()
-    if path.suffix == ".pth" and draw.random() < 0.6:
+    if path.suffix in (".pth", ".ckpt") and draw.random() < 0.3:
+        with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(path, "w") as after:
+            for name in before.namelist():
+                inner = before.read(name)
+                after.writestr(name, change_bytes(inner, draw, other) if name.endswith("data.pkl") else inner)
+    elif path.suffix in (".pth", ".ckpt") and draw.random() < 0.8:
         changed = change_value(torch.load(io.BytesIO(content), weights_only=True), draw)
         if draw.random() < 0.3 and isinstance(changed, dict) and changed:
             changed[draw.choice(list(changed))] = draw.choice(TENSORS)
@@ -294,9 +340,17 @@ def commands(root: Path) -> dict[str, tuple[list[str], Callable[[], object]]]:
         of[name] = (inputs, lambda name=name, flags=flags | target: run_here(name, **flags))
     plain = {"model_name": "lab_hog8", "crf": False, "images": root / "images", "output": out / "run"}
     of["run"] = (["images/image0.png"], lambda: run_here("run", **plain))
-    own = as_flags(dataset="folder", images_root=root / "images", output_dir=out) + ["--eigenseg", "--no_evaluation"]
-    computed = as_flags(precomputed_eigs_dir=eigs, which_matrix="laplacian")
-    of["localize"] = (["eigs/image0.pth", "images/image0.png"], lambda: command.main([*own, *computed]))
+    of["localize"] = (
+        ["eigs/image0.pth", "images/image0.png", "table.csv"],
+        lambda: command.main(_localization(root, out)),
+    )
+
+    def from_boxes() -> None:
+        command.main(_localization(root, out))
+        shutil.copyfile(root / "found.json", out / "folder_images" / "x" / "boxes" / "image0.box.json")
+        command.main(_localization(root, out))
+
+    of["localize again"] = (["found.json"], from_boxes)
     demo = {
         "model_path": root / "eagle.pth",
         "image_dir": root / "images",
@@ -330,6 +384,24 @@ def commands(root: Path) -> dict[str, tuple[list[str], Callable[[], object]]]:
         SCRIPTS["train_segmentation_eigen"].main([*_training(root), "max_steps=3", f"hydra.run.dir={out / 'trained'}"])
 
     of["training"] = (["trained/last.pth", "trained/settings.json", "trained/metrics.jsonl"], go_on)
+    latest, voc = "self/run/checkpoint-latest.pth", "self/voc/VOCdevkit/VOC2012"
+
+    def go_on_with_self_training() -> None:
+        shutil.copytree(root / "self" / "run", out / "run")
+        self_training.main([*_self_training(root), f"hydra.run.dir={out / 'run'}"])
+
+    of["self-training"] = ([latest], go_on_with_self_training)
+    own = [*_self_training(root), f"hydra.run.dir={out}"]
+    made = [*own, "job_type=generate", f"checkpoint={root / latest}", f"generate_dir={out / 'made'}"]
+    made.append(f"generate_list={root / voc}/ImageSets/Segmentation/val.txt")
+    of["generate"] = ([latest, f"{voc}/ImageSets/Segmentation/val.txt"], lambda: self_training.main(made))
+    scored = [*_self_training(root)[-2:], "visualize=0", f"hydra.run.dir={out}", "data.loader.num_workers=0"]
+    read = [
+        f"{voc}/ImageSets/Segmentation/val.txt",
+        f"{voc}/SegmentationClass/image0.png",
+        "self/voc/segmaps/image0.png",
+    ]
+    of["label maps"] = (read, lambda: evaluation.main(scored))
     return of
 
 
@@ -435,7 +507,7 @@ def main() -> None:
             ("files", lambda: fuzz_files(good, asked.files, asked.seed)),
             ("commands", lambda: fuzz_commands(good, asked.commands, asked.seed)),
             ("names", lambda: fuzz_names(asked.names, asked.seed)),
-            ("kills", lambda: fuzz_kills(asked.kills, asked.seed)),
+            ("kills", lambda: kills.fuzz_kills(asked.kills, asked.seed)),
         ):
             if getattr(asked, name):
                 started, counts = time.monotonic(), work()

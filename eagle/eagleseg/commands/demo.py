@@ -25,7 +25,7 @@ from eagleseg.evaluation.pictures import with_legend
 from eagleseg.evaluation.scores import as_classes
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import save_labels
-from spectralseg.files.storage import make_folder, save_picture
+from spectralseg.files.storage import make_folder, remove_leftovers, save_picture
 from spectralseg.mathematics.crf import BACKENDS, CrfSettings
 from spectralseg.models.weights import fingerprint
 from spectralseg.running.devices import pick_device
@@ -116,6 +116,7 @@ def segment(config: DictConfig) -> None:
         },
         settings.overwrite,
     )
+    remove_leftovers(folder, below=True)  # of overlays and of the other probe
     numbers = {image_id: index for index, image_id in enumerate(photographs.ids)}
     pending = stage.begin(numbers)
     jobs = _jobs(trained, photographs, [numbers[image_id] for image_id in pending], settings)

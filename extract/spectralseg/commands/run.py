@@ -30,7 +30,7 @@ from spectralseg.files.label_maps import (
     upscale_labels,
     voc_palette,
 )
-from spectralseg.files.storage import atomic_write, load_json, make_folder, save_json, save_picture
+from spectralseg.files.storage import atomic_write, load_json, make_folder, remove_leftovers, save_json, save_picture
 from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.crf import BACKENDS, CrfSettings
 from spectralseg.mathematics.ranking import FOREGROUNDS
@@ -146,7 +146,7 @@ def _run_stages(
     preset = settings.preset(model_name)
     max_size = preset.max_size if model_name in MAX_SIZE else None  # that of the working copies: they stay as they are
     feature_settings = replace(feature_settings, model_name=model_name, max_size=max_size)
-    make_folder(output)
+    remove_leftovers(make_folder(output), below=True)
     failures: dict[str, str] = {}
 
     def step(command: Callable[..., None], *arguments: Any, **options: Any) -> None:

@@ -53,10 +53,10 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: str | Path) -> None:
-    """Delete temporary files that a killed process of this machine left in ``folder``."""
+def remove_leftovers(folder: str | Path, below: bool = False) -> None:
+    """Delete temporary files that a killed process of this machine left in ``folder`` (and the folders ``below``)."""
     prefix = f".{socket.gethostname()}-"
-    for path in Path(folder).glob(f".*{TEMPORARY_SUFFIX}"):
+    for path in Path(folder).glob(f"{'**/' * below}.*{TEMPORARY_SUFFIX}"):
         owner = path.name.removesuffix(TEMPORARY_SUFFIX).rpartition(prefix)[2]
         if prefix in path.name and owner.isdecimal() and not _is_running(int(owner)):
             remove(path)

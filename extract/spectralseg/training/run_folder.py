@@ -52,7 +52,7 @@ def make_ready(folder: Path, goes_on: bool, last: str, others: Sequence[str]) ->
         Names and patterns of the other files and folders.
     """
     make_folder(folder)
-    remove_leftovers(folder)
+    remove_leftovers(folder, below=True)
     if goes_on:
         return
     remove(folder / last)
