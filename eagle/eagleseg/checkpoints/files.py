@@ -179,7 +179,7 @@ def published_checkpoint(content: Mapping[str, Any], path: str | Path) -> dict[s
     if not model:
         raise InputError(f"{path} is no checkpoint of EAGLE: it holds {', '.join(ignored[:3])}, ...")
     architecture = (hyperparameters.get("model_type"), hyperparameters.get("dino_patch_size"))
-    if architecture not in BACKBONES:
+    if architecture not in list(BACKBONES):  # which does not ask for hashes
         kind, patch_size = architecture
         raise InputError(f"{path}: no backbone is known for model_type={kind}, dino_patch_size={patch_size}")
     settings = {name: hyperparameters[name] for name in KEPT_SETTINGS if name in hyperparameters}
@@ -189,7 +189,9 @@ def published_checkpoint(content: Mapping[str, Any], path: str | Path) -> dict[s
         "model": model,
         "backbone": backbone,
         "settings": settings,
-        "class_names": list(CLASS_NAMES.get(settings.get("dataset_name", ""), ())),
+        "class_names": [
+            name for known in CLASS_NAMES if known == settings.get("dataset_name") for name in CLASS_NAMES[known]
+        ],
         "step": hyperparameters.get("global_step"),
         "hyperparameters": hyperparameters,
     }
