@@ -120,14 +120,17 @@ class Segmentation:
 
     def picture(self, num_eigenvectors: int = 3, height: int = 160) -> Image.Image:
         """A sheet: photograph, object, eigenvectors, soft map where there is one, segments, cut-out."""
+        return contact_sheet(self.panels(num_eigenvectors, height), height=height)
+
+    def panels(self, num_eigenvectors: int = 3, height: int = 160) -> list[tuple[str, Image.Image]]:
+        """The pictures of :meth:`picture` with their captions, for pictures of ``height`` pixels."""
         width = round(self.image.width * height / self.image.height)
         panels = [("image", self.image), ("object", draw_object(self.image, self.mask, self.box))]
         for number, vector in enumerate(self.eigenvectors[1 : 1 + num_eigenvectors], 1):
             panels.append((f"eigenvector {number}", eigenvector_picture(vector, (width, height))))
         if self.soft is not None:
             panels.append(("map of the object", Image.fromarray(np.uint8(255 * self.soft)).resize((width, height), 0)))
-        panels += [("segments", label_picture(self.segments)), ("cut-out", self.cutout())]
-        return contact_sheet(panels, height=height)
+        return [*panels, ("segments", label_picture(self.segments)), ("cut-out", self.cutout())]
 
     def show(self) -> None:
         """Open :meth:`picture` in the system's viewer."""

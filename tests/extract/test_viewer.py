@@ -1,27 +1,23 @@
 """``vis_segmentations``: its logic without a browser, then the page itself in headless Chromium."""
 
-import contextlib
 import importlib.util
 import io
 import json
 import os
-import shlex
+import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from running import EXTRACT, start_command
 from spectralseg.commands import cli, viewer, viewer_sources
 from spectralseg.commands.viewer import draw_boxes, enlarge, panels
 from spectralseg.commands.viewer_sources import Box, LabelIndex, load_sources, missing_label_maps
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import label_picture, save_labels, upscale_labels
+from streamlit_pages import open_app, open_tab, settled
 
 COUNT, WIDTH, HEIGHT = 40, 100, 70
 NO_MAP, NO_PNG, NO_PHOTOGRAPH, RARE = "image_03", "image_05", "image_06", "image_37"
@@ -107,7 +103,7 @@ def test_panels_have_the_size_of_the_thumbnail():
 
 def test_names_cannot_inject_anything():
     assert "<script" not in viewer.heading("<script>\udcff", (1, 1), None)
-    assert viewer._plain("a_b*c<d>[e](f) :red[g] $h$") == r"a\_b\*c\<d\>\[e\]\(f\) \:red\[g\] \$h\$"
+    assert viewer.plain("a_b*c<d>[e](f) :red[g] $h$") == r"a\_b\*c\<d\>\[e\]\(f\) \:red\[g\] \$h\$"
 
 
 @pytest.mark.parametrize(
@@ -187,23 +183,13 @@ def test_label_index_reads_as_far_as_need_be_and_again_what_changed(tmp_path, mo
 # --- the page, without a browser --------------------------------------------------------------------------------------
 
 
-def _script(argv):  # Streamlit takes its text, without what this file imports
-    from spectralseg.commands.cli import main
-
-    main(argv)
-
-
 @pytest.fixture
 def page(gallery, monkeypatch):
     """A function that opens the page; it has Streamlit's test interface."""
-    testing = pytest.importorskip("streamlit.testing.v1", reason="needs Streamlit: pip install -e '.[viewer]'")
-    # Streamlit puts its script in this place and leaves it there, where the workers of other tests would start from it.
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     monkeypatch.setattr(viewer, "INDEX", LabelIndex())
 
     def opened(*argv, with_boxes=True):
-        argv = list(argv) or ["vis_segmentations", *command_line(gallery, with_boxes)]
-        return testing.AppTest.from_function(_script, kwargs={"argv": argv}, default_timeout=60).run()
+        return open_app(monkeypatch, *(argv or ["vis_segmentations", *command_line(gallery, with_boxes)]))
 
     return opened
 
@@ -269,6 +255,19 @@ def test_a_label_is_chosen(page):
     assert at.number_input(key="page").label == "Page (of 2)"
     at.number_input(key="page").set_value(2).run()
     assert names(at) == ["image_37"]
+
+
+def test_it_jumps_to_an_image(page):
+    at = page()
+    at.selectbox(key="label").set_value("label 2").run()
+    at.text_input(key="sought").set_value("_37").run()
+    assert status(at) == "Images 33 to 40 of 40"
+    assert RARE in names(at)
+    at.text_input(key="sought").set_value("cat").run()
+    assert [error.value.replace("\\", "") for error in at.error] == ["no image whose id holds 'cat'"]
+    at.text_input(key="sought").set_value("image_00").run()
+    assert not at.error
+    assert status(at) == "Images 1 to 8 of 40"
 
 
 def type_label(at, text):
@@ -345,63 +344,33 @@ def test_errors_are_one_line_on_the_page(page, arguments, message):
     assert "\n" not in error.value
 
 
-def test_without_streamlit_one_line_says_how_to_start(gallery, monkeypatch):
-    arguments = command_line(gallery)
+def test_the_commands_start_streamlit(gallery, monkeypatch):
+    started = []
     monkeypatch.setattr(sys, "argv", ["extract.py"])
-    for installed in (True, False):
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name, installed=installed: installed or None)
-        with pytest.raises(SystemExit) as stop:
-            cli.main(["vis_segmentations", *arguments])
-        command = f"streamlit run extract.py vis_segmentations -- {shlex.join(arguments)}"
-        need = "" if installed else "needs Streamlit (pip install -e '.[viewer]') and "
-        message = f"error: vis_segmentations {need}is a page for the browser; start it so: {command}"
-        assert stop.value.code == message
+    monkeypatch.setattr(subprocess, "run", lambda words: started.append(words) or subprocess.CompletedProcess(words, 0))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    cli.main(["vis_segmentations", *command_line(gallery)])
+    cli.main(["demo", "--model_name", "lab_hog"])
+    assert all(words[1:6] == ["-m", "streamlit", "run", "--browser.gatherUsageStats", "false"] for words in started)
+    after = [words[words.index("extract.py") + 1 :] for words in started]
+    assert after[0] == ["vis_segmentations", "--", *command_line(gallery)]
+    assert after[1] == ["demo", "--", "--model_name", "lab_hog", "--device", "auto"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["vis_segmentations", *command_line(gallery)])
+    message = "error: vis_segmentations is a page for the browser and needs Streamlit: pip install -e '.[viewer]'"
+    assert stop.value.code == message
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
 
-def own_port():
-    """A port that no other process of a test run takes: below those that the system deals out, by process."""
-    return 20_000 + os.getpid() % 10_000
-
-
 @pytest.fixture
 def tab(gallery, tmp_path, browser):
-    """A browser's tab with the page, from ``streamlit run extract.py`` as users start it."""
-    pytest.importorskip("streamlit", reason="needs Streamlit: pip install -e '.[viewer]'")
-    address, log = f"http://127.0.0.1:{own_port()}", tmp_path / "log"
-    command = [sys.executable, "-m", "streamlit", "run", "--server.headless", "true", "--server.port", own_port()]
-    command += ["--server.address", "127.0.0.1", "--browser.gatherUsageStats", "false", "extract.py"]
-    command += ["vis_segmentations", "--", *command_line(gallery)]
-    with open(log, "wb") as output:
-        server = start_command(command, cwd=EXTRACT.parent, stdout=output, stderr=output)
-    try:
-        for _ in range(240):
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                urllib.request.urlopen(f"{address}/_stcore/health", timeout=5)
-                break
-            assert server.poll() is None, log.read_text()
-            time.sleep(0.5)
-        tab, problems = browser.new_page(viewport={"width": 1400, "height": 1000}), []
-        tab.on("pageerror", lambda error: problems.append(str(error)))
-        tab.goto(address)
+    with open_tab(
+        browser, tmp_path / "log", "vis_segmentations", *command_line(gallery), width=1400, height=1000
+    ) as tab:
         yield tab
-        tab.close()
-        assert not problems
-        assert "Traceback" not in log.read_text()
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-def settled(tab, text):
-    """Wait until the page shows a text, has run to its end and has all its pictures."""
-    tab.get_by_text(text, exact=True).first.wait_for(timeout=60_000)
-    script = """document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'
-        && !document.querySelector('[data-testid=stSkeleton]') && document.images.length > 0
-        && [...document.images].every(image => image.complete)"""
-    tab.wait_for_function(script, timeout=60_000)
 
 
 def pictures(tab):

@@ -488,6 +488,8 @@ def run(
     max_size: int | None = None,
     foreground: str | None = None,
     objects: int = 0,
+    which_matrix: str | None = None,
+    which_features: str = "k",
     batch_size: int | None = None,
     dtype: str = "float32",
     multiprocessing: int = 0,
@@ -522,6 +524,8 @@ def run(
             of the other two lie in <output>/maps.
         objects: Find up to so many objects of each photograph too, as extract_objects does: <output>/objects, and a
             part of the page. 0 does not.
+        which_matrix: As for extract_eigs. Default: laplacian, with lab_graph local.
+        which_features: Feature that the graph is made of: k, q, v or out.
         batch_size: As for extract_features.
         dtype: As for extract_features.
         multiprocessing: Processes for the stages after the features; 0 works in this one.
@@ -534,7 +538,7 @@ def run(
     command.run(
         images,
         output,
-        settings_from(FeatureSettings, locals()),
+        settings_from(FeatureSettings, locals() | {"which_features": (which_features,)}),
         settings_from(command.RunSettings, locals()),
         batch_size,
         multiprocessing,
@@ -688,8 +692,29 @@ def vis_segmentations(images_list: str, images_root: str, segmentations_dir: str
     viewer.vis_segmentations(images_list, images_root, segmentations_dir, bbox_file)
 
 
+def demo(images: str | None = None, model_name: str = "auto", weights: str | None = None, device: str = "auto") -> None:
+    r"""Try photographs and settings in the browser: eigenvectors, object, segments, objects, cut-out.
+
+    Example:
+        streamlit run extract.py demo -- --model_name lab_graph
+
+    Needs Streamlit. Photographs that are dropped on the page lie in a temporary folder until the page is closed down;
+    the page shows the command lines that write the same files.
+
+    Args:
+        images: Folder of photographs to choose from. Default: data/samples/images.
+        model_name: Backbone to begin with, as for run.
+        weights: Of that backbone, as for extract_features.
+        device: auto, cpu, cuda, cuda:1, ...
+    """
+    from spectralseg.commands import demo as command
+
+    command.demo(images, model_name, weights, device)
+
+
 COMMANDS: list[Callable[..., None]] = [
     run,
+    demo,
     extract_features,
     extract_eigs,
     extract_single_region_segmentations,
@@ -712,7 +737,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         fire_app.main(COMMANDS, argv)
     except SystemExit as stop:
-        if "streamlit" in sys.modules:  # it serves vis_segmentations, where an exit ends nothing and shows nothing
+        if "streamlit" in sys.modules:  # it serves the page, where an exit ends nothing and shows nothing
             from spectralseg.commands.viewer import show_error
 
             show_error(stop.code if isinstance(stop.code, str) else "see the terminal that Streamlit was started in")

@@ -2,6 +2,7 @@
 
 import functools
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -33,8 +34,10 @@ from spectralseg.files.label_maps import (
 from spectralseg.files.storage import atomic_write, load_json, make_folder, remove_leftovers, save_json, save_picture
 from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.crf import BACKENDS, CrfSettings
+from spectralseg.mathematics.eigen import MATRICES
 from spectralseg.mathematics.ranking import FOREGROUNDS
 from spectralseg.models.backbones import MAX_SIZE
+from spectralseg.models.tokens import PER_PATCH, TokenExtractor
 from spectralseg.progress import say
 from spectralseg.running.devices import device_or_processes, pick_device
 from spectralseg.running.stage import DESCRIPTION_FILE, Stage, describe, provenance
@@ -52,6 +55,8 @@ class RunSettings(Settings):
 
     K: int | None = setting(None, least=2)  # number 0 is constant
     num_segments: int = setting(4, least=1, most=255)
+    which_matrix: str | None = setting(None, choices=MATRICES)
+    which_features: str = setting("k", choices=PER_PATCH)
     image_color_lambda: float = setting(0.0, least=0)
     color_grid: str = setting("cropped", choices=COLOR_GRIDS)
     mask_format: str = setting("palette", choices=MASK_FORMATS)
@@ -63,7 +68,7 @@ class RunSettings(Settings):
 
     def preset(self, model_name: str) -> Preset:
         """A backbone's preset, with what was asked for in its place."""
-        asked = {name: getattr(self, name) for name in ("K", "max_size", "foreground")}
+        asked = {name: getattr(self, name) for name in ("K", "which_matrix", "max_size", "foreground")}
         return replace(preset_of(model_name), **{name: value for name, value in asked.items() if value is not None})
 
 
@@ -100,7 +105,7 @@ def run(
     how = (feature_settings, settings, batch_size, multiprocessing, device)
     target = Path(output)
     if target.suffix.lower() not in ONE_FILE:
-        count, failures = _run_stages(images, target, *how, overwrite)
+        count, failures = run_stages(images, target, *how, overwrite)
         print(f"{count - len(failures)} of {count} photographs -> {target / 'index.html'}")
         if failures:
             raise ImagesFailed(f"{len(failures)} of {count} photographs failed: see the lines above", failures)
@@ -110,7 +115,7 @@ def run(
     if target.exists() and not overwrite:
         raise InputError(f"{output} is there already: name another file, or add --overwrite")
     with tempfile.TemporaryDirectory(prefix="spectralseg-") as folder:
-        _, failures = _run_stages(images, Path(folder), *how, overwrite)
+        _, failures = run_stages(images, Path(folder), *how, overwrite)
         if failures:
             raise ImagesFailed(f"{images}: {next(iter(failures.values()))}", failures)
         (result,) = load_json(Path(folder) / "results.json")["images"]
@@ -122,17 +127,24 @@ def run(
     print(target)
 
 
-def _run_stages(
+def run_stages(
     images: str,
     output: Path,
     feature_settings: features.FeatureSettings,
     settings: RunSettings,
-    batch_size: int | None,
-    multiprocessing: int,
-    device: str,
-    overwrite: bool,
+    batch_size: int | None = None,
+    multiprocessing: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    extractor: TokenExtractor | None = None,
+    seconds: dict[str, float] | None = None,
+    results: bool = True,
 ) -> tuple[int, dict[str, str]]:
-    """All stages, one after the other; the number of photographs, and why some of them failed."""
+    """All stages, one after the other; the number of photographs, and why some of them failed.
+
+    ``extractor``: that of :func:`features.load_extractor`, where it is there already; ``seconds`` gets the time of each
+    folder's stage; without ``results`` the last ones, at the size of the photographs, are left out.
+    """
     photographs, root = find_photographs(images, output), Path(images)
     root = root.parent if root.is_file() else root
     where = device_or_processes(device, multiprocessing)
@@ -141,7 +153,7 @@ def _run_stages(
     folders = Folders(output)
     if not overwrite:
         _refuse_other_crf(folders, settings.crf)
-    extractor = features.load_extractor("run", feature_settings, pick_device(device))
+    extractor = extractor or features.load_extractor("run", feature_settings, pick_device(device))
     model_name = extractor.backbone.name
     preset = settings.preset(model_name)
     max_size = preset.max_size if model_name in MAX_SIZE else None  # that of the working copies: they stay as they are
@@ -150,13 +162,17 @@ def _run_stages(
     failures: dict[str, str] = {}
 
     def step(command: Callable[..., None], *arguments: Any, **options: Any) -> None:
+        started = time.perf_counter()
         try:
             command(*arguments, overwrite=overwrite, **options)
         except ImagesFailed as error:  # said already; the other images go on to the next stage
             for image_id, problem in error.failures.items():
                 failures.setdefault(image_id, problem)
             if photographs.keys() <= failures.keys():
-                raise InputError("none of the photographs could be handled; see the lines above") from None
+                message = "none of the photographs could be handled; see the lines above"
+                raise ImagesFailed(message, failures) from None
+        if seconds is not None:
+            seconds[command.__name__] = seconds.get(command.__name__, 0) + time.perf_counter() - started
 
     step(shrink_photographs, photographs, root, folders.images, preset.max_size, multiprocessing)
     _write_list(folders, [image_id for image_id in photographs if image_id not in failures])
@@ -165,6 +181,7 @@ def _run_stages(
     step(features.extract_features, *arguments, extractor=extractor)
     eigen_settings = eigs.EigenSettings(
         which_matrix=preset.which_matrix,
+        which_features=settings.which_features,
         K=preset.K,
         image_color_lambda=settings.image_color_lambda,
         color_grid=settings.color_grid,
@@ -196,11 +213,12 @@ def _run_stages(
             step(semantic.extract_crf_segmentations, listed, copies, *maps, crf, multiprocessing, device)
     if settings.objects:
         folders.has_objects = True
-        several = objects.ObjectSettings(
-            max_objects=settings.objects, crf=settings.crf, crf_backend=settings.crf_backend
-        )
+        of_objects: dict[str, Any] = {"which_features": settings.which_features, "max_objects": settings.objects}
+        several = objects.ObjectSettings(crf=settings.crf, crf_backend=settings.crf_backend, **of_objects)
         to = (str(folders.features), str(folders.objects))
         step(objects.extract_objects, listed, copies, *to, several, multiprocessing, device)
+    if not results:
+        return len(photographs), failures
     finished = {image_id: name for image_id, name in photographs.items() if image_id not in failures}
     step(cut_out_objects, finished, root, folders, settings.crf, patch_size, multiprocessing)
     finished = {image_id: name for image_id, name in finished.items() if image_id not in failures}

@@ -5,12 +5,13 @@ Streamlit runs the whole script again whenever something on the page is clicked.
 reads label maps until the page is full.
 """
 
+import contextlib
 import functools
 import importlib.util
 import re
-import shlex
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -108,20 +109,33 @@ def show_error(message: str) -> None:
     if is_page():
         import streamlit as st
 
-        st.error(_plain(message))
+        st.error(plain(message))
         st.stop()
+
+
+def open_page(command: str, flags: Mapping[str, str | None]) -> None:
+    """Let Streamlit serve a command's page, and open it in the browser, until Ctrl-C. Flags that are None are left out.
+
+    No statistics of use are sent, nor is an address asked for: ``.streamlit/config.toml`` beside ``extract.py`` sees to
+    it where Streamlit is started by hand.
+    """
+    if importlib.util.find_spec("streamlit") is None:
+        raise InputError(f"{command} is a page for the browser and needs Streamlit: pip install -e '.[viewer]'")
+    script = sys.argv[0] if sys.argv[0].endswith(".py") else str(Path(__file__).with_name("cli.py"))
+    words = [sys.executable, "-m", "streamlit", "run", "--browser.gatherUsageStats", "false"]
+    words += ["--server.showEmailPrompt", "false", "--client.toolbarMode", "minimal", script, command, "--"]
+    words += [part for name, value in flags.items() if value is not None for part in (f"--{name}", value)]
+    with contextlib.suppress(KeyboardInterrupt):
+        status = subprocess.run(words).returncode
+        if status:
+            sys.exit(status)
 
 
 def vis_segmentations(images_list: str, images_root: str, segmentations_dir: str, bbox_file: str | None = None) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
     if not is_page():
         flags = {"images_list": images_list, "images_root": images_root, "segmentations_dir": segmentations_dir}
-        flags |= {} if bbox_file is None else {"bbox_file": bbox_file}
-        script = sys.argv[0] if sys.argv[0].endswith(".py") else str(Path(__file__).with_name("cli.py"))
-        command = ["streamlit", "run", script, "vis_segmentations", "--"]
-        command += [part for name, value in flags.items() for part in (f"--{name}", value)]
-        install = "" if importlib.util.find_spec("streamlit") else "needs Streamlit (pip install -e '.[viewer]') and "
-        raise InputError(f"vis_segmentations {install}is a page for the browser; start it so: {shlex.join(command)}")
+        return open_page("vis_segmentations", flags | {"bbox_file": bbox_file})
     import streamlit as st
 
     st.set_page_config(page_title="Segmentations", layout="wide")
@@ -143,7 +157,9 @@ def _page(st: Any, sources: Sources) -> None:
     try:
         label = _label(state["label"])
     except InputError as error:
-        status.error(_plain(str(error)))
+        status.error(plain(str(error)))
+    if state.get("unknown"):
+        status.error(plain(f"no image whose id holds '{state['unknown']}'"))
     size, number = state.get("size", PAGE_SIZES[1]), state.get("page", 1)
     if state.get("read_all"):
         _search(status, paths, -1, len(paths))  # no map holds it: all are read
@@ -160,6 +176,7 @@ def _page(st: Any, sources: Sources) -> None:
     with st.sidebar:
         view = _controls(
             st,
+            list(paths),
             labels,
             is_complete=read >= len(paths) - len(missing),
             pages=pages if all_found else None,
@@ -174,7 +191,7 @@ def _page(st: Any, sources: Sources) -> None:
     else:
         status.info(f"No image{which}.")
     if missing:
-        status.warning(_plain(f"Without segmentation: {some_of(missing, MOST_NAMES)}"))
+        status.warning(plain(f"Without segmentation: {some_of(missing, MOST_NAMES)}"))
     for image_id in shown:
         with st.container(border=True):
             _card(st, sources, image_id, **view)
@@ -189,7 +206,9 @@ def _search(status: Any, paths: dict[str, Path], label: int, count: int) -> list
     return found
 
 
-def _controls(st: Any, labels: list[int], is_complete: bool, pages: int | None, has_boxes: bool) -> dict[str, Any]:
+def _controls(
+    st: Any, ids: list[str], labels: list[int], is_complete: bool, pages: int | None, has_boxes: bool
+) -> dict[str, Any]:
     """The widgets; how the images are to be shown, as arguments of :func:`_card`."""
     state = st.session_state
 
@@ -199,6 +218,14 @@ def _controls(st: Any, labels: list[int], is_complete: bool, pages: int | None, 
     def first() -> None:
         state["page"] = 1
 
+    def jump() -> None:
+        sought = state["sought"].strip()
+        found = [name for name in ids if name == sought] or [name for name in ids if sought in name]
+        state["unknown"] = None if found else sought
+        if found:
+            state["label"], state["page"] = ALL, 1 + ids.index(found[0]) // state["size"]
+
+    st.text_input("Go to image", key="sought", on_change=jump, help="Its id, or a part of it.")
     options = [ALL, *(f"label {label}" for label in labels)]
     hint = "Labels of the images seen so far; any other can be typed."
     st.selectbox("Show", options, key="label", on_change=first, accept_new_options=True, help=hint)
@@ -237,7 +264,7 @@ def _card(st: Any, sources: Sources, image_id: str, height: int, boxes: bool, al
     except InputError as error:
         problems.append(str(error))
     for problem in problems:
-        st.warning(_plain(problem))
+        st.warning(plain(problem))
 
 
 @functools.lru_cache(maxsize=256)
@@ -259,6 +286,6 @@ def _label(choice: str) -> int | None:
     return int(match[1])
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Streamlit, which takes it for Markdown, shows as it is."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", printable(text))
