@@ -30,6 +30,7 @@ def _end(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+reproduce = partial(enter, "spectralseg.commands.reproduce")
 extract = partial(enter, "spectralseg.commands.cli")
 object_localization = partial(enter, "objectloc.command")
 object_localization_compare = partial(enter, "objectloc.compare")
