@@ -56,7 +56,8 @@ def _script(module: ModuleType) -> str:
     """A script: what it says to --help; of a Hydra script its documentation, settings and config."""
     source, about = inspect.getsource(module), module.__doc__ or ""
     room = Path(inspect.getfile(importlib.import_module(module.__name__.partition(".")[0]))).parents[1].name
-    title = f"# {room}/{re.findall(r'python (?:[a-z-]+/)?([a-z_]+[.]py)', about)[0]}\n\n"
+    script = re.findall(r"python (?:[a-z-]+/)?([a-z_]+[.]py)", about)[0]
+    title = f"# {script if (project_folder() / script).is_file() else f'{room}/{script}'}\n\n"
     config = re.search(r'run\(\w+, "([\w/-]+)"', source)
     if config is None:
         with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):

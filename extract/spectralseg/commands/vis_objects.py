@@ -65,8 +65,7 @@ def object_panels(photograph: Image.Image, entries: list[dict[str, Any]], name: 
     for number, (entry, mask) in enumerate(zip(entries, masks, strict=True), 1):
         cutout = photograph.copy()
         cutout.putalpha(Image.fromarray(mask * np.uint8(255)))
-        x, y, width, height = (round(side) for side in entry["bbox"])
-        panels.append((f"{number}: score {entry['score']:.2f}", cutout.crop((x, y, x + width, y + height))))
+        panels.append((f"{number}: score {entry['score']:.2f}", cutout.crop(cutout.getbbox())))
     return panels
 
 
