@@ -34,7 +34,8 @@ PAGES = sorted(
     for path in (PROJECT / place).glob("*.md")
 )
 ROOMS = ("extract", "object-localization", "object-segmentation", "semantic-segmentation", "eagle")
-SCRIPTS = sorted(path for room in ROOMS for path in (PROJECT / room).glob("*.py") if "__main__" in path.read_text())
+FILES = [path for room in ("", *ROOMS) for path in (PROJECT / room).glob("*.py")]
+SCRIPTS = sorted(path for path in FILES if "__main__" in path.read_text())
 UNDERSTOOD: set[tuple] = set()  # the same commands stand in several places, and Hydra is slow
 
 
