@@ -5,8 +5,6 @@
 >>> segment("photo.jpg").show()  # doctest: +SKIP
 """
 
-import base64
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from eagleseg.evaluation.evaluate import Probabilities, eagle_crf, label_maps
 from eagleseg.evaluation.photographs import enlarged, in_tiles, label_names, whole
 from eagleseg.evaluation.pictures import colour_of, with_legend
 from eagleseg.evaluation.scores import as_classes
+from spectralseg.drawing.pictures import as_html
 from spectralseg.errors import InputError, check_choice
 from spectralseg.files.images import as_picture
 from spectralseg.files.storage import save_picture
@@ -65,9 +64,7 @@ class SemanticSegmentation:
         save_picture(Path(path), self.picture())
 
     def _repr_html_(self) -> str:
-        buffer = io.BytesIO()
-        self.picture().save(buffer, "PNG")
-        return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="segmentation">'
+        return as_html(self.picture(), "segmentation")
 
 
 class SemanticSegmenter:

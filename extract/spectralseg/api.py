@@ -11,8 +11,6 @@
 of pictures gives a list of results. ``segment.objects(picture)`` gives several objects, with scores.
 """
 
-import base64
-import io
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -24,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from spectralseg.drawing.pictures import contact_sheet, draw_object, eigenvector_picture
+from spectralseg.drawing.pictures import as_html, contact_sheet, draw_object, eigenvector_picture
 from spectralseg.errors import check_choice
 from spectralseg.files.images import as_picture, patch_grid, reduce_to, to_tensor
 from spectralseg.files.label_maps import enlarge_mask, label_picture, stretch_labels, upscale_labels
@@ -145,9 +143,7 @@ class Segmentation:
             save_picture(path / f"{name}_{kind}.png", picture)
 
     def _repr_html_(self) -> str:
-        buffer = io.BytesIO()
-        self.picture().save(buffer, "PNG")
-        return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="segmentation">'
+        return as_html(self.picture(), "segmentation")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 Arrays in, Pillow images out. Sizes are (width, height) in pixels, as Pillow has them; arrays are (rows, columns).
 """
 
+import base64
 import functools
+import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -265,6 +267,13 @@ def _shortened(caption: str, font: Font, width: int) -> str:
     while caption and font.getlength(caption + "…") > width:
         caption = caption[:-1]
     return caption.rstrip() + "…"
+
+
+def as_html(picture: Image.Image, alt: str) -> str:
+    """An <img> that holds the picture itself, as notebooks show it."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="{alt}">'
 
 
 @functools.cache

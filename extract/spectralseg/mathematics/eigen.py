@@ -31,7 +31,6 @@ MATRICES = (*LAPLACIANS, *AFFINITIES, LOCAL)
 WITHOUT_MATRIX = ("blocked", "landmarks")  # solvers that never hold the affinities
 SOLVERS = ("auto", "dense", *WITHOUT_MATRIX)
 
-SMALLEST_DEGREE = 1e-12
 TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-10}  # relative residual; rounding in float32 leaves 1e-6 to 3e-6
 TOLERANCE_AFFINITY = 5e-7  # relative to an eigenvalue that is thousands of times larger than the K-th
 TOLERANCE_LOCAL = 1e-8  # relative to the inverse of its shift; eigenvalues are then exact to 1e-9
@@ -82,7 +81,7 @@ def normalised_cut(
     known: x is constant, and z = D^1/2 1.
     """
     _check_cut(W, K, features)
-    D = _positive(W.sum(dim=-1, keepdim=True), SMALLEST_DEGREE)  # (..., T, 1): scales the rows of a block
+    D = solvers.positive(W.sum(dim=-1, keepdim=True))  # (..., T, 1): scales the rows of a block
     inverse_root = D.rsqrt()  # D^-1/2
     width = solvers.block_width(K)
     near = solvers.noise_block(W, width) if features is None else solvers.start_block(inverse_root * features, width)
@@ -119,7 +118,7 @@ def sparse_normalised_cut(W: csr_array, K: int, dense: bool = False) -> tuple[Te
     largest of D^1/2 (D - W + shift D)^-1 D^1/2 z = z / (l + shift), by a sparse factorisation.
     """
     D = np.asarray(W.sum(axis=1))
-    D = np.where(D > SMALLEST_DEGREE, D, 1.0)
+    D = np.where(D > solvers.SMALLEST_DEGREE, D, 1.0)
     if not (dense or solvers.is_small(len(D), K)):
         shifted = (diags_array((1 + SHIFT_DEGREES) * D) - W).tocsc()
         factor = splu(shifted, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
@@ -342,7 +341,7 @@ def _weights(
     # The largest entry of F F' is the largest squared norm of a row, by Cauchy and Schwarz: dividing the thin F by
     # that norm saves two passes over all entries of W.
     norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True).amax(dim=-2, keepdim=True)
-    features = features / _positive(norm, smallest=0)
+    features = features / solvers.positive(norm, smallest=0)
     W = feature_affinity(features, threshold_at_zero)
     for image_W, image_colour in zip(W, colours or (), strict=colours is not None):
         add_sparse(image_W, image_colour, colour_lambda)
@@ -370,11 +369,6 @@ def _check_colour(batch: int, which_matrix: str, colour: Sequence[coo_array] | N
         raise InputError(f"{len(colour)} colour affinities for {batch} images: give one for each")
 
 
-def _positive(values: Tensor, smallest: float) -> Tensor:
-    """``values`` with those not above ``smallest`` set to 1."""
-    return torch.where(values > smallest, values, 1.0)
-
-
 def _plain_laplacian(W: Tensor, K: int, features: Tensor, dense: bool) -> tuple[Tensor, Tensor]:
     """K smallest solutions of (D - W) x = l x -> l (B, K) ascending, x (B, T, K) with x'x = 1.
 
@@ -382,7 +376,7 @@ def _plain_laplacian(W: Tensor, K: int, features: Tensor, dense: bool) -> tuple[
     where W has no negative entry. In float64, because its smallest eigenvalues are small against its largest.
     """
     W = W.double()
-    D = _positive(W.sum(dim=-1), SMALLEST_DEGREE)
+    D = solvers.positive(W.sum(dim=-1))
     laplacian = torch.diag_embed(D) - W
     if not (dense or solvers.is_small(D.shape[-1], K)):
         shift = SHIFT * D.mean(dim=-1, keepdim=True)

@@ -17,7 +17,6 @@ LANDMARKS = 1000
 # Of the landmarks' affinities: eigenvalues below the first share of the largest are left out, for they would enlarge
 # what the landmarks do not tell of the others, if 4 K remain; below the second there is rounding alone.
 NEGLIGIBLE, ROUNDING, SPARE = 1e-2, 1e-5, 4
-SMALLEST_DEGREE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def blocked_cut(features: Tensor, K: int, threshold: bool, tolerance: float) -> 
     """
     _check(features, K)
     W = BlockedAffinity(features, threshold)
-    D = _positive(W(torch.ones_like(features[:, :1])))
+    D = solvers.positive(W(torch.ones_like(features[:, :1])))
     root = D.rsqrt()
     width = min(solvers.block_width(K), len(features))
     near = solvers.start_block(root * features, width) if len(features) > width else solvers.noise_block(D.mT, width)
@@ -119,16 +118,12 @@ def landmark_cut(features: Tensor, K: int, threshold: bool, landmarks: int = LAN
     if int(kept.sum()) < K:
         raise InputError(f"{K} eigenvectors of landmarks whose affinities have rank {int(kept.sum())}: lower --K")
     G = C.double() @ (U[:, kept] * a[kept].rsqrt())
-    D = _positive(G @ G.sum(dim=0)[:, None])
+    D = solvers.positive(G @ G.sum(dim=0)[:, None])
     G = D.rsqrt() * G
     squares, V = torch.linalg.eigh(G.mT @ G)
     squares, V = squares.flip(-1)[:K], V.flip(-1)[:, :K]
-    x = D.rsqrt() * (G @ (V * squares.clamp_min(SMALLEST_DEGREE).rsqrt()))
+    x = D.rsqrt() * (G @ (V * squares.clamp_min(solvers.SMALLEST_DEGREE).rsqrt()))
     return (1 - squares).to(features.dtype), x.to(features.dtype)
-
-
-def _positive(degrees: Tensor) -> Tensor:
-    return torch.where(degrees > SMALLEST_DEGREE, degrees, 1.0)
 
 
 def _check(features: Tensor, K: int) -> None:

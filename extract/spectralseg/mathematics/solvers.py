@@ -21,6 +21,7 @@ EXTRA_COLUMNS = 8  # the block is that much wider than K: faster convergence, an
 DENSE_BELOW = 8  # a problem of fewer than that many blocks goes to LAPACK at once
 MOST_PRODUCTS = 200  # with the operator
 NODES_PER_PRODUCT = 64  # a factorisation of T nodes takes the time of about T / 64 products
+SMALLEST_DEGREE = 1e-12
 START_NOISE = 1e-2  # random part of the start: a block that spans eigenvectors exactly would never see the others
 
 
@@ -148,6 +149,11 @@ def iterate(
 def warn_of_lapack() -> None:
     """Warn that the iteration did not converge."""
     warnings.warn("the eigenvectors of an image did not converge; computed by dense LAPACK instead", stacklevel=5)
+
+
+def positive(values: Tensor, smallest: float = SMALLEST_DEGREE) -> Tensor:
+    """``values``, by default degrees, with those not above ``smallest`` set to 1."""
+    return torch.where(values > smallest, values, 1.0)
 
 
 def block_width(K: int) -> int:
