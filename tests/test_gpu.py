@@ -1,5 +1,7 @@
 """On a GPU: what it computes is what the CPU computes. They run with ``make test-gpu``, where there is one."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from spectralseg.commands import cli
 from spectralseg.files.label_maps import upscale_labels
 from spectralseg.mathematics.affinity import knn_affinity
 from spectralseg.mathematics.crf import EAGLE_CRF, CrfSettings, dense_crf, refine_probabilities
+from spectralseg.mathematics.cuts import maskcut, similarity_graph
 from spectralseg.mathematics.eigen import normalised_cut, spectral_eigenvectors
 from spectralseg.models.backbones import load_backbone
 from spectralseg.models.tokens import TokenExtractor
@@ -51,6 +54,8 @@ def features_of(seeds: range) -> torch.Tensor:
         {"colour_lambda": 10.0},
         {"solver": "dense"},
         {"resize_to": (20, 30)},
+        {"solver": "blocked"},
+        {"solver": "landmarks"},
     ],
     ids=str,
 )
@@ -76,6 +81,20 @@ def test_an_image_alone_and_float64():
         values, x, degrees = values.double(), x.double(), degrees.double()
         residual = degrees[:, None] * x - W @ x - values * degrees[:, None] * x
         assert residual.norm(dim=0).max() <= tolerance * degrees.max() ** 0.5
+
+
+@pytest.mark.filterwarnings("error")
+def test_graphs_in_many_parts():
+    """MaskCut's float64 graphs, where eigenvalues crowd near 0 and the iteration goes on with a factorisation."""
+    W = similarity_graph(torch.randn(3, SIDE * SIDE, 4, generator=torch.Generator().manual_seed(0)), 0.97)
+    values = normalised_cut(W.to(GPU), 5)[0].cpu()
+    torch.testing.assert_close(values, normalised_cut(W, 5, dense=True)[0], atol=1e-9, rtol=0)
+    islands = torch.eye(16)[torch.arange(16).repeat_interleave(torch.arange(20, 84, 4))[: SIDE * SIDE]]
+    features = torch.nn.functional.normalize(torch.stack([islands, *features_of(range(2))]), dim=-1)
+    here, there = (maskcut(features.to(device), (SIDE, SIDE)) for device in ("cpu", GPU))
+    for ours, theirs in zip(here, there, strict=True):
+        assert [cut.seed for cut in ours] == [cut.seed for cut in theirs]
+        assert all((one.mask != other.mask).mean() <= 0.002 for one, other in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("image", ["astronaut", "coffee"])
@@ -146,10 +165,14 @@ def test_losses_of_eagle_and_their_gradients(mode, monkeypatch):
 
 
 def test_photographs_from_the_first_command_to_the_last(tmp_path):
-    flags = ["run", f"--images={SAMPLES / 'images'}", "--model_name=lab_hog", "--K=4", "--max_size=300"]
+    flags = ["run", f"--images={SAMPLES / 'images'}", "--model_name=lab_hog", "--K=4", "--max_size=300", "--objects=2"]
     for device in ("cpu", "cuda"):
         backend = "--crf_backend=torch"
         cli.main([*flags, f"--output={tmp_path / device}", f"--device={device}", "--batch_size=4", backend])
     for path in sorted((tmp_path / "cpu" / "masks").glob("*.png")):
         here, there = (np.array(Image.open(tmp_path / device / "masks" / path.name)) for device in ("cpu", "cuda"))
         assert (here == there).mean() >= 0.999, path.name
+    found = [json.loads((tmp_path / device / "objects" / "objects.json").read_text()) for device in ("cpu", "cuda")]
+    here, there = ([(each["image_id"], each["bbox"]) for each in one["annotations"]] for one in found)
+    assert [image for image, _ in here] == [image for image, _ in there]
+    np.testing.assert_allclose([box for _, box in here], [box for _, box in there], atol=3)

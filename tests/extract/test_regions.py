@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as arrays
 from shared_data import reference
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import infer_grid
+from spectralseg.mathematics import kmeans
 from spectralseg.mathematics.regions import (
     CROSS,
     background_first,
@@ -119,6 +120,29 @@ def test_kmeans_finds_separated_groups_and_is_seeded():
     assert [len(np.unique(labels[start : start + 20])) for start in (0, 20, 40)] == [1, 1, 1]
     assert len(np.unique(labels)) == 3
     np.testing.assert_array_equal(labels, kmeans_segments(points, 3))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 15])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_kmeans_gives_the_labels_of_scikit_learn(count: int, dtype: type, monkeypatch: pytest.MonkeyPatch):
+    from sklearn.cluster import KMeans
+
+    points = np.random.default_rng(count).normal(size=(200, 4)).astype(dtype)
+    expected = KMeans(count, n_init=10, random_state=3).fit(points)
+    labels, inertia = kmeans.kmeans(points, count, 10, 3)
+    np.testing.assert_array_equal(labels, expected.labels_)
+    assert inertia == pytest.approx(expected.inertia_, rel=1e-5)
+    monkeypatch.setattr(kmeans, "NUMBERS_AT_ONCE", 1)  # start by start
+    np.testing.assert_array_equal(kmeans.kmeans(points, count, 10, 3)[0], labels)
+
+
+def test_a_cluster_without_points_takes_the_farthest():
+    points, centres = np.array([[0.0], [1.0], [9.0]]), np.array([[[0.5], [0.5]]])
+    labels, inertia = kmeans._lloyd(points, centres)
+    assert labels.tolist() == [[0, 0, 1]]
+    assert inertia == pytest.approx(0.5)
+    with pytest.raises(InputError, match="not finite"):
+        kmeans_segments(np.array([[0.0], [np.nan]]), 2)
 
 
 def test_fewer_distinct_points_than_segments():

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from spectralseg.errors import InputError
+from spectralseg.mathematics.kmeans import kmeans
 from spectralseg.settings import check_range
 
 CROSS = ndimage.generate_binary_structure(2, 1)  # a cell and its four neighbours
@@ -41,11 +42,10 @@ def kmeans_segments(points: np.ndarray, num_segments: int, seed: int = 0) -> np.
     if points.ndim != 2 or not points.size:
         raise InputError(f"points are (T, d), not of shape {points.shape}")
     check_range("num_segments", num_segments, least=1)
-    from sklearn.cluster import KMeans  # takes seconds to import, which most commands need not wait for
-
+    if not np.isfinite(points).all():
+        raise InputError("points hold values that are not finite")
     distinct = len(np.unique(points, axis=0))
-    num_segments = min(num_segments, distinct)
-    return KMeans(num_segments, n_init=KMEANS_STARTS, random_state=seed).fit_predict(points)
+    return kmeans(points, min(num_segments, distinct), KMEANS_STARTS, seed)[0]
 
 
 def border_of(segments: np.ndarray) -> np.ndarray:
