@@ -5,8 +5,8 @@
 
 Rows, commands and published figures: configs/reproduce/rows.yaml. Data sets are not downloaded: where one is absent,
 its page is named (layouts: data/README.md). A run that was stopped goes on. Each figure is added to docs/results/ with
-what it was made with, and docs/results/README.md, the table of all rows, is written anew. The exit status tells whether
-the published figure was met within its tolerance.
+what it was made with, and the tables in docs/results/README.md and README.md are written anew (--tables does that
+alone). The exit status tells whether the published figures were met within their tolerance.
 """
 
 import glob
@@ -30,7 +30,9 @@ from spectralseg.running.arguments import Parser, add_settings, finish
 from spectralseg.settings import Settings, settings_from
 
 TOLERANCE = 1.0  # of a row that says nothing else, in per cent points
-TABLE = "README.md"
+PAGE = "README.md"
+MARKS = "<!-- written by reproduce.py -->\n", "<!-- end of what reproduce.py writes -->\n"
+UNKNOWN = "not yet measured"
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,18 @@ class ReproduceOptions(Settings):
     data_root: str = "data"
     output_dir: str = "outputs/reproduce"
     results_dir: str = "docs/results"
-    weights: str | None = None
-    sha256: str | None = None
+    weights: tuple[str, ...] = ()
+    sha256: tuple[str, ...] = ()
 
 
 WHAT = {
     "rows": "file of the rows; default: configs/reproduce/rows.yaml",
     "data_root": "where the data sets lie; default: data",
     "output_dir": "where the commands work; default: outputs/reproduce",
-    "results_dir": "where the figures are kept; default: docs/results",
-    "weights": "path or address (a mirror's, file://) of the weights instead of the published address",
-    "sha256": "of the weights: any other file is refused",
+    "results_dir": "where the figures are kept; default: docs/results. Two folders above it lies the other page",
+    "weights": "path or address (a mirror's, file://) of the weights instead of the published address; of a row with"
+    " two files, both with a comma between",
+    "sha256": "of the weights: any other file is refused; several as for --weights",
 }
 
 
@@ -62,13 +65,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser = Parser(__doc__)
         parser.add_argument("row", nargs="?", help="a name of --list")
         parser.add_argument("--list", action="store_true", help="show the rows and what was measured of them")
+        parser.add_argument("--tables", action="store_true", help="write the tables of the pages anew")
         add_settings(parser, ReproduceOptions, WHAT)
         project = project_folder()
         parser.set_defaults(**{name: str(project / getattr(ReproduceOptions, name)) for name in _FOLDERS})
         flags = vars(parser.parse(argv))
         options = settings_from(ReproduceOptions, flags)
         book = read_rows(options.rows)
-        if flags["list"] or flags["row"] is None:
+        if flags["tables"]:
+            write_tables(book["rows"], make_folder(Path(options.results_dir)))
+        elif flags["list"] or flags["row"] is None:
             print(table(book["rows"], Path(options.results_dir)), end="")
         else:
             check_choice("row", flags["row"], book["rows"])
@@ -81,62 +87,87 @@ _FOLDERS = ("data_root", "output_dir", "results_dir")
 
 
 def read_rows(path: str | None) -> dict[str, Any]:
-    """The file of rows: ``weights``, ``recipes``, ``rows``."""
+    """The file of rows: ``weights``, ``recipes``, and ``rows``, each of them with what its recipe says."""
     source = Path(path) if path else configs_folder() / "reproduce" / "rows.yaml"
     try:
         book = yaml.safe_load(source.read_text(encoding="utf-8"))
-        for row in book["rows"].values():
-            row["published"] = float(row["published"])
-            missing = {"needs", "page", "measure", "source"} - row.keys()
-            if missing or not book["recipes"][row["recipe"]]["commands"]:
+        for name, row in book["rows"].items():
+            row = book["rows"][name] = book["recipes"][row["recipe"]] | row
+            row["published"] = {figure: float(value) for figure, value in row["published"].items()}
+            row.setdefault("seeds", [0])
+            missing = {"commands", "result", "needs", "page", "source"} - row.keys()
+            missing |= {*row["published"]} ^ {*row["figures"]} | {*row["weights"]} - book["weights"].keys()
+            if missing:
                 raise KeyError(*missing)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+            for command in row["commands"]:  # all that it names is there
+                command.format(**row, **dict.fromkeys(("data", "out", "list", "seed"), ""))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         why = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise InputError(f"{source} is no file of rows ({why})") from None
     return book
 
 
 def reproduce(name: str, book: dict[str, Any], options: ReproduceOptions) -> None:
-    """Run a row, note its figure, and compare."""
+    """Run a row, note its figures, and compare."""
     row = book["rows"][name]
-    recipe = book["recipes"][row["recipe"]]
-    data, out = Path(options.data_root).resolve(), make_folder(Path(options.output_dir).resolve() / name)
+    data = Path(options.data_root).resolve()
     if not (data / row["needs"]).is_dir():
         raise InputError(f"{name} needs {data / row['needs']}: get the data set from {row['page']} (data/README.md)")
-    from spectralseg.models.weights import local_file, sha256  # torch: a few seconds
-
-    weights = local_file(options.weights or book["weights"])
-    digest = sha256(weights)
-    if options.sha256 and digest != options.sha256.lower():
-        raise InputError(f"{weights} has the sha256 {digest}, not {options.sha256}: delete it, or take the right one")
-    names = row | {"data": data, "out": out, "weights": weights.resolve(), "list": out / "images.txt"}
+    weights = _weights(name, {each: book["weights"][each] for each in row["weights"]}, options)
+    out = make_folder(Path(options.output_dir).resolve() / row.get("work", name))
+    names = row | {"data": data, "out": out, "weights": [path for path, _ in weights], "list": out / "images.txt"}
     if "images" in row:
         root = data / row["images"]
         files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.jpg"))
         with atomic_write(out / "images.txt") as file:
             file.write("".join(f"{each}\n" for each in files).encode(errors="surrogateescape"))
     started = time.monotonic()
-    for template in recipe["commands"]:
-        words = list(filter(None, (word.format(**names) for word in template.split())))
-        if subprocess.run([sys.executable, str(project_folder() / words[0]), *words[1:]], check=False).returncode:
-            raise InputError(f"{name}: {words[0]} failed, see above; the same command goes on where it stopped")
-    found = glob.glob(recipe["result"], root_dir=out)
-    value: Any = load_json(out / found[0]) if found else None
-    for key in recipe["figure"]:
-        value = value[key.format(**names)] if value else None
-    if value is None:
-        raise InputError(f"{name}: {out / recipe['result']} has no figure")
-    measured = round(float(value) * recipe.get("factor", 1), 2)
-    note = {"measured": measured, "published": row["published"], "weights": f"{weights.name} sha256:{digest}"}
+    for template in row["commands"]:
+        for seed in row["seeds"] if "{seed}" in template else [None]:
+            words = list(filter(None, (word.format(**names, seed=seed) for word in template.split())))
+            if subprocess.run([sys.executable, str(project_folder() / words[0]), *words[1:]], check=False).returncode:
+                raise InputError(f"{name}: {words[0]} failed, see above; the same command goes on where it stopped")
+    found = glob.glob(row["result"], root_dir=out)
+    measured = {}
+    for figure, keys in row["figures"].items():
+        value: Any = load_json(out / found[0]) if found else None
+        for key in keys:
+            value = (value or {}).get(key.format(**names))
+        if value is None:
+            raise InputError(f"{name}: {out / row['result']} has no {figure}")
+        measured[figure] = round(float(value) * row.get("factor", 1), 2)
+    published, tolerance = row["published"], row.get("tolerance", TOLERANCE)
+    note = {"measured": measured, "published": published}
+    note |= {"weights": [f"{path.name} sha256:{digest}" for path, digest in weights]}
     note |= {"seconds": round(time.monotonic() - started, 1), **_surroundings()}
     folder = make_folder(Path(options.results_dir))
     _write(folder / f"{name}.json", json.dumps([*_noted(folder, name), note], indent=1) + "\n")
-    _write(folder / TABLE, table(book["rows"], folder))
-    tolerance = row.get("tolerance", TOLERANCE)
-    told = f"{name}: {row['measure']} {measured:.2f}, published {row['published']} (tolerance {tolerance})"
-    if abs(measured - row["published"]) > tolerance:
-        raise InputError(f"{told}: not met")
+    write_tables(book["rows"], folder)
+    told = "; ".join(f"{figure} {measured[figure]:.2f}, published {value}" for figure, value in published.items())
+    told = f"{name}: {told} (tolerance {tolerance})"
+    missed = [figure for figure, value in published.items() if not abs(measured[figure] - value) <= tolerance]
+    if missed:
+        raise InputError(f"{told}: {' and '.join(missed)} not met")
     print(f"{told}: met -> {folder / f'{name}.json'}")
+
+
+def _weights(row: str, published: dict[str, str], options: ReproduceOptions) -> list[tuple[Path, str]]:
+    """The files of the weights that a row needs, ``published`` by name and address, and their SHA-256."""
+    from spectralseg.models.weights import local_file, sha256  # torch: a few seconds
+
+    for flag, given in (("weights", options.weights), ("sha256", options.sha256)):
+        if given and len(given) != len(published):
+            raise InputError(f"{row} reads {' and '.join(published)}: --{flag} needs as many, with commas between")
+    found = []
+    for index, address in enumerate(options.weights or published.values()):
+        path = local_file(address).resolve()
+        if not path.is_file():
+            raise InputError(f"no such weights file: {path}")
+        digest, wanted = sha256(path), options.sha256[index].lower() if options.sha256 else None
+        if wanted not in (None, digest):
+            raise InputError(f"{path} has the sha256 {digest}, not {wanted}: delete it, or take the right one")
+        found.append((path, digest))
+    return found
 
 
 def _surroundings() -> dict[str, Any]:
@@ -154,24 +185,57 @@ def _surroundings() -> dict[str, Any]:
 
 def _noted(folder: Path, name: str) -> list[dict[str, Any]]:
     notes = load_json(folder / f"{name}.json")
-    if notes is not None and not (
-        isinstance(notes, list) and all(isinstance(n, dict) and "measured" in n for n in notes)
-    ):
-        raise InputError(f"{folder / f'{name}.json'} is no list of measured figures: move it away")
-    return notes or []
+    try:
+        return [note | {"measured": dict(note["measured"])} for note in notes or []]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{folder / f'{name}.json'} is no list of measured figures: move it away") from None
+
+
+def write_tables(rows: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Write the page of a folder of figures, and the table in the page two folders above it, if that has its marks."""
+    _write(folder / PAGE, table(rows, folder))
+    page = folder.resolve().parent.parent / PAGE
+    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0]) if page.is_file() else ("", "", "")
+    if MARKS[1] in rest:
+        _write(page, before + MARKS[0] + summary(rows, folder) + MARKS[1] + rest.partition(MARKS[1])[2])
 
 
 def table(rows: dict[str, dict[str, Any]], folder: Path) -> str:
-    """All rows as Markdown, with the figure that was measured last."""
+    """All rows as Markdown, with the figures that were measured last."""
     lines = ["# Rows of the papers' tables", "", "Written by `python reproduce.py`; figures in per cent.", ""]
     lines += ["| row | measure | published | source | measured | commit | weights |", "|" + " --- |" * 7]
     for name, row in rows.items():
-        noted = _noted(folder, name)
-        last = noted[-1] if noted else {}
-        made = (f"{last['measured']:.2f}" if last else "not yet measured", str(last.get("commit") or "")[:7])
-        cells = (name, row["measure"], row["published"], row["source"], *made, last.get("weights", "")[:40])
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        last: dict[str, Any] = {"commit": "", "weights": [], **(_noted(folder, name) or [{}])[-1]}
+        weights = ", ".join(each[:40] for each in last["weights"])
+        made = (_measured(folder, name), str(last["commit"] or "")[:7], weights)
+        lines.append("| " + " | ".join((name, *_published(row), row["source"], *made)) + " |")
     return "\n".join([*lines, ""])
+
+
+def summary(rows: dict[str, dict[str, Any]], folder: Path) -> str:
+    """A line for all rows of a kind, which is the last part of their names, as Markdown."""
+    lines = ["| rows | measure | published | measured |", "|" + " --- |" * 4]
+    kinds = dict.fromkeys(name.rpartition("-")[2] for name in rows)
+    for kind in kinds:
+        own = {name.rpartition("-")[0]: name for name in rows if name.endswith(f"-{kind}")}
+        published = ", ".join(f"{short} {_published(rows[name])[1]}" for short, name in own.items())
+        figures = {short: _measured(folder, name) for short, name in own.items()}
+        measured = ", ".join(f"{short} {text}" for short, text in figures.items())
+        measured = UNKNOWN if {*figures.values()} == {UNKNOWN} else measured
+        first = rows[next(iter(own.values()))]
+        lines.append(f"| {kind} ({first['source']}) | {_published(first)[0]} | {published} | {measured} |")
+    return "\n".join([*lines, ""])
+
+
+def _published(row: dict[str, Any]) -> tuple[str, str]:
+    """Names and values of a row's published figures."""
+    return " / ".join(row["published"]), " / ".join(map(str, row["published"].values()))
+
+
+def _measured(folder: Path, name: str) -> str:
+    """The values that were measured last."""
+    noted = _noted(folder, name)
+    return " / ".join(f"{value:.2f}" for value in noted[-1]["measured"].values()) if noted else UNKNOWN
 
 
 def _write(path: Path, text: str) -> None:
