@@ -13,6 +13,7 @@ from eagle_layouts import scenes, write_directory
 from eagle_runs import EAGLE, data_overrides, metrics
 from eagleseg.checkpoints.files import load_checkpoint
 from running import run_command
+from spectralseg.training.logs import Log
 
 TRAIN = "train_segmentation_eigen"
 
@@ -114,6 +115,30 @@ def test_variants_train(run_script: Callable[..., Path], textures: list[str]):
     assert len({weights(folder)["project_head.weight"].numpy().tobytes() for folder in folders}) == len(folders)
 
 
+@pytest.mark.parametrize("config", ["train_config_cocostuff", "train_config_cityscapes", "train_config_potsdam"])
+def test_ablation_of_the_losses(run_script, textures: list[str], monkeypatch: pytest.MonkeyPatch, config: str):
+    logged: dict[int, set[str]] = {}
+
+    def note(log: Log, values: dict[str, float], step: int) -> None:
+        logged[step] = {name.removeprefix("loss/") for name in values} if "loss/total" in values else logged[step]
+
+    monkeypatch.setattr(Log, "scalars", note)
+    settings = ["--config-name", config, *textures, "max_steps=3", "val_freq=3", "scalar_log_freq=1"]
+    settings += ["pictures=0", "feature_samples=4"]
+    expected = {"correspondence_positive", "correspondence_negative", "cluster", "linear", "total"}
+    states = {}
+    for part, more in (("correspondence", set()), ("eicue", {"eigen", "eigen_blur"}), ("contrast", set())):
+        states[part] = weights(run_script(TRAIN, *settings, f"+losses={part}", folder=part))
+        expected |= more
+        assert logged[1] == logged[2] == expected
+        assert logged[3] == expected | ({"contrast", "contrast_blur"} if part == "contrast" else set())
+    shared = [name for name in states["eicue"] if not name.startswith("eigen_probe")]
+    same = [all(torch.equal(states["eicue"][name], states[part][name]) for name in shared) for part in states]
+    assert same == [True, True, False]  # EiCue's loss reaches its own probes alone
+    probes = [states[part]["eigen_probe.clusters"] for part in ("correspondence", "eicue")]
+    assert not torch.equal(*probes)
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -121,6 +146,7 @@ def test_variants_train(run_script: Callable[..., Path], textures: list[str]):
         ("select_by=luck", "no select_by 'luck'"),
         ("mixed_precision=int8", "no mixed_precision 'int8'"),
         ("eicue_source=precomputed", "eigs_dir"),
+        ("eicue_source=none", "momentum_limit=0"),
         ("max_steps=0", "max_steps=0"),
         ("nonsense=1", "nonsense"),
         ("patch_size=16", "patch_size"),

@@ -28,7 +28,7 @@ class LossSettings(CorrespondenceSettings):
     pos_inter_weight: float = 0.25
     neg_inter_weight: float = 0.63
     # EiCue
-    eicue_source: str = setting("learned", choices=("learned", "precomputed"))
+    eicue_source: str = setting("learned", choices=("learned", "precomputed", "none"))
     eicue_color: str = setting("released", choices=("released", "rgb", "none"))
     # object-centric contrast
     contrastive_temp: float = setting(0.07, above=0)
@@ -56,7 +56,7 @@ class EagleStep(nn.Module):
             (B, H, W) int64 with -1 for void, where there are labels; ``eigs`` (B, eigen_cluster - 1, h, w) for
             precomputed EiCue.
         share
-            Weight u of the contrast; at 0 it is not computed.
+            Weight u of the contrast; at 0 it is not computed. Without EiCue it must be 0.
         """
         model = self.model
         # The clean view passes the head twice, with dropout of its own: as an image, and as its own positive.
@@ -66,16 +66,21 @@ class EagleStep(nn.Module):
         terms["correspondence_positive"], terms["correspondence_negative"] = positive_and_negative(
             image, positive, other, self.settings
         )
-        vectors, vectors_blur = self._eigenvectors(positive[1], other[1], batch)
-        terms["eigen"], segments = _eicue(vectors, model.eigen_probe)
-        terms["eigen_blur"], segments_blur = _eicue(vectors_blur, model.eigen_probe_blur)
+        idle: list[nn.Parameter] = []
+        if self.settings.eicue_source == "none":
+            idle += [*model.eigen_probe.parameters(), *model.eigen_probe_blur.parameters()]
+        else:
+            vectors, vectors_blur = self._eigenvectors(positive[1], other[1], batch)
+            terms["eigen"], segments = _eicue(vectors, model.eigen_probe)
+            terms["eigen_blur"], segments_blur = _eicue(vectors_blur, model.eigen_probe_blur)
         if share > 0:
             tokens, tokens_blur = model.tokens_for_contrast(positive[1]), model.tokens_for_contrast(other[1])
             terms["contrast"] = self._contrast(tokens, tokens_blur, segments, positive[0])
             terms["contrast_blur"] = self._contrast(tokens_blur, tokens, segments_blur, other[0])
-        else:  # its head gets a gradient of zero: processes that train together wait for those of all parameters
-            idle = [*model.project_head.parameters(), *([] if model.prototypes is None else [model.prototypes])]
-            terms["eigen"] = terms["eigen"] + 0 * sum(parameter.sum() for parameter in idle)
+        else:
+            idle += [*model.project_head.parameters(), *([] if model.prototypes is None else [model.prototypes])]
+        if idle:  # a gradient of zero: processes that train together wait for those of all parameters
+            terms["correspondence_positive"] = terms["correspondence_positive"] + 0 * sum(each.sum() for each in idle)
         return {**terms, **probe_losses(model, image[1].detach(), batch.get("label"))}
 
     def _eigenvectors(self, code: Tensor, code_blur: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -131,11 +136,12 @@ def probe_losses(model: EagleModel, code: Tensor, label: Tensor | None) -> dict[
 
 def total_loss(terms: dict[str, Tensor], share: float, settings: LossSettings) -> Tensor:
     """The sum that is minimised: (eigen + eigen_blur) / 2 + (1 - u) correspondence + 0.85 u contrast + probes."""
-    total = (terms["eigen"] + terms["eigen_blur"]) / 2
-    total = total + (1 - share) * (
+    total = (1 - share) * (
         settings.pos_inter_weight * terms["correspondence_positive"]
         + settings.neg_inter_weight * terms["correspondence_negative"]
     )
+    if "eigen" in terms:
+        total = total + (terms["eigen"] + terms["eigen_blur"]) / 2
     if share > 0:
         total = total + CONTRAST_WEIGHT * share * (terms["contrast"] + terms["contrast_blur"])
     return total + sum(terms[name] for name in ("cluster", "linear") if name in terms)

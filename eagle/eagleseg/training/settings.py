@@ -62,6 +62,8 @@ class TrainSettings(LossSettings, DataSettings):
         super().__post_init__()
         if self.eicue_source == "precomputed" and self.eigs_dir is None:
             raise InputError("eicue_source=precomputed needs eigs_dir, a folder written by extract_eigs")
+        if self.eicue_source == "none" and self.momentum_limit > 0:
+            raise InputError("eicue_source=none leaves no segments to contrast: set momentum_limit=0, or +losses=...")
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide what the run computes: a folder holds one such run."""
