@@ -153,7 +153,7 @@ def test_all_missing_flags_are_named():
     assert refused([paint], ["paint", "--output", "b"]).startswith("error: paint needs --images (see ")
     assert refused([paint], ["paint", "a"]).startswith("error: paint needs --output (see ")
     assert refused(COMMANDS.values(), ["extract_eigs", "--K", "5"]).startswith(
-        "error: extract_eigs needs --images_root, --features_dir, --output_dir (see "
+        "error: extract_eigs needs --images_root, --output_dir (see "
     )
 
 

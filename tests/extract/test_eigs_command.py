@@ -1,5 +1,6 @@
 """extract_eigs on features files made here: what it reads, what it writes, what it refuses."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from running import as_flags, refused_here, reported, run_here
+from running import as_flags, picture, refused_here, reported, run_here, write_pictures
 from spectralseg.commands import eigs
 from spectralseg.mathematics.affinity import colour_grid, knn_affinity, rw_affinity
 from spectralseg.mathematics.eigen import TOLERANCE, spectral_eigenvectors
@@ -226,3 +227,61 @@ def test_on_a_gpu_images_of_one_size_are_solved_together(folder, capsys, monkeyp
     assert records.keys() == alone.keys() - {"image1"}
     for name, record in records.items():
         check(alone[name], (record["eigenvalues"], record["eigenvectors"]))
+
+
+@pytest.mark.parametrize(
+    ("seen", "graph"),
+    [
+        ({}, {}),
+        ({"max_size": 64}, {"image_color_lambda": 5, "image_downsample_factor": 8, "color_grid": "released"}),
+        ({"debias": "position", "which_block": -2}, {"which_features": "out"}),
+    ],
+    ids=["plain", "colours", "block"],
+)
+def test_from_images_the_files_are_the_same(tmp_path, capsys, seen, graph):
+    images = write_pictures(tmp_path / "images", 3)
+    picture(3, 160, 128).save(images / "larger.png")
+    (images / "none.png").write_bytes(b"no picture")
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{path.name}\n" for path in sorted(images.iterdir())))
+    backbone = {"model_name": "vit_tiny_patch16_224", "weights": "random"} if graph.get("which_features") else {}
+    of_images = {"images_list": listed, "images_root": images, "model_name": "lab_hog"} | backbone
+    both = {name: graph[name] for name in graph if name == "which_features"}
+    refused_here(capsys, "extract_features", *as_flags(**of_images, **seen, **both, output_dir=tmp_path / "features"))
+    stages = {"images_root": images, "features_dir": tmp_path / "features", "output_dir": tmp_path / "stages"}
+    run_here("extract_eigs", *as_flags(**stages, K=3, **graph))
+    flags = as_flags(**of_images, **seen, **graph, output_dir=tmp_path / "direct", K=3)
+    said = refused_here(capsys, "extract_eigs", *flags, "--batch_size=2")
+    assert reported(said, "extract_eigs").keys() == {"none"}
+    files = sorted(path.name for path in (tmp_path / "direct").glob("*.pth"))
+    assert files == ["image0.pth", "image1.pth", "image2.pth", "larger.pth"]
+    for name in files:
+        assert (tmp_path / "direct" / name).read_bytes() == (tmp_path / "stages" / name).read_bytes()
+    made = [json.loads((tmp_path / way / "stage.json").read_text())["arguments"] for way in ("direct", "stages")]
+    assert made[0] == made[1]
+    segments = {"eigs_dir": tmp_path / "direct", "output_dir": tmp_path / "segments"}
+    run_here("extract_multi_region_segmentations", *as_flags(**segments))
+    boxes = {"features_dir": tmp_path / "direct", "segmentations_dir": tmp_path / "segments"}
+    run_here("extract_bboxes", *as_flags(**boxes, output_file=tmp_path / "boxes.pth"))
+    expected = boxes | {"features_dir": tmp_path / "features"}
+    run_here("extract_bboxes", *as_flags(**expected, output_file=tmp_path / "same.pth"))
+    assert (tmp_path / "boxes.pth").read_bytes() == (tmp_path / "same.pth").read_bytes()
+
+
+def test_features_or_images(folder, capsys):
+    for changes, said in (
+        ({"features_dir": None}, "give --features_dir, or --images_list and --model_name"),
+        ({"model_name": "lab_hog", "resize": 20}, "model_name and resize would make features, and features_dir has"),
+        ({"features_dir": None, "images_list": "a", "model_name": "lab_hog", "joint": True}, "joint is a graph of"),
+        ({"features_dir": None, "images_list": "a", "model_name": "lab_hog", "multiprocessing": 2}, "multiprocessing"),
+    ):
+        given = {name: value for name, value in changes.items() if value is not None}
+        flags = {"images_root": folder / "images", "features_dir": folder / "features", "output_dir": folder / "eigs"}
+        kept = {name: value for name, value in flags.items() if changes.get(name, value) is not None}
+        assert refused_here(capsys, "extract_eigs", *as_flags(**kept | given)).startswith(f"error: {said}")
+    eigs_dir, out = folder / "old", folder / "out"
+    eigs_dir.mkdir()
+    torch.save({"eigenvalues": torch.zeros(2), "eigenvectors": torch.zeros(2, 4)}, eigs_dir / "a.pth")
+    flags = as_flags(eigs_dir=eigs_dir, output_dir=out)
+    said = refused_here(capsys, "extract_multi_region_segmentations", *flags)
+    assert "as those of the published code: give --features_dir" in said

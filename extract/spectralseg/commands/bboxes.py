@@ -15,7 +15,7 @@ from torch import Tensor
 from spectralseg.errors import InputError
 from spectralseg.files.images import find_image, load_image, to_tensor, view_of
 from spectralseg.files.label_maps import infer_grid, load_labels
-from spectralseg.files.records import load_features, load_list
+from spectralseg.files.records import load_list, load_seen
 from spectralseg.files.storage import paired_ids, require_partner
 from spectralseg.mathematics.clusters import cluster_features
 from spectralseg.mathematics.regions import segment_boxes
@@ -60,10 +60,24 @@ def extract_bboxes(
 def _boxes(features_dir: Path, segmentations_dir: Path, settings: BoxSettings, image_id: str) -> dict[str, Any]:
     features_path, labels_path = features_dir / f"{image_id}.pth", segmentations_dir / f"{image_id}.png"
     require_partner(features_path, labels_path)
-    features = load_features(features_path)
-    segments = load_labels(labels_path)
-    _, _, height, width = features["shape"]
-    step = settings.downsample_factor or _step(segments.shape, height, width, features["patch_size"])
+    record = load_seen(features_path)
+    return boxes_of(image_id, load_labels(labels_path), record["shape"], record["patch_size"], record, settings)
+
+
+def boxes_of(
+    image_id: str,
+    segments: np.ndarray,
+    shape: tuple[int, ...],
+    patch_size: int,
+    view: dict[str, Any],
+    settings: BoxSettings,
+) -> dict[str, Any]:
+    """The record of the boxes of ``segments`` (rows, columns) of an image of ``shape`` (..., H, W).
+
+    ``view``: a record that tells how the image was looked at, whose pixels the boxes count.
+    """
+    height, width = shape[-2:]
+    step = settings.downsample_factor or _step(segments.shape, height, width, patch_size)
     labels, boxes = segment_boxes(segments, settings.num_erode, settings.num_dilate, settings.skip_bg_index)
     return {
         "bboxes": [list(box) for box in boxes],
@@ -71,7 +85,7 @@ def _boxes(features_dir: Path, segmentations_dir: Path, settings: BoxSettings, i
         "segment_indices": labels,
         "id": image_id,
         "format": BOX_FORMAT,
-        **view_of(features),  # the pixels are those of what the backbone saw
+        **view_of(view),
     }
 
 

@@ -125,6 +125,7 @@ class Workplace:
         backbone = backbone_of(features.model_name, features.weights, device)
         extractor = TokenExtractor(backbone, parts=features.which_features)
         how = {"device": device, "extractor": extractor, "seconds": seconds, "results": results}
+        how["keep_features"] = True
         run_stages(str(choices.photograph), folder, features, choices.run, **how)  # type: ignore[arg-type]
         if choices.objects is not None:
             started = time.perf_counter()

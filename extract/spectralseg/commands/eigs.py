@@ -1,18 +1,20 @@
-"""From features to eigenvectors: one record in, one record out, in processes on CPUs or in batches on a GPU."""
+"""From features, or images, to eigenvectors: one record each, in processes on CPUs or in batches on a GPU."""
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from scipy.sparse import coo_array
 from torch import Tensor
 
-from spectralseg.errors import InputError
-from spectralseg.files.images import VIEW, find_image, load_image, patch_grid, view_of
+from spectralseg.commands import features
+from spectralseg.errors import InputError, some_of
+from spectralseg.files.images import VIEW, find_image, load_image, patch_grid, read_images_list, view_of
 from spectralseg.files.records import load_features, patch_features
 from spectralseg.files.storage import compact, list_ids, save_record
 from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
@@ -25,10 +27,11 @@ from spectralseg.mathematics.eigen import (
     WITHOUT_MATRIX,
     spectral_eigenvectors,
 )
-from spectralseg.running.batches import run_in_batches
-from spectralseg.running.devices import device_or_processes, keep_freed_memory, require_memory
+from spectralseg.models.tokens import TokenExtractor
+from spectralseg.running.batches import THREADS, run_in_batches, work_in_batches
+from spectralseg.running.devices import device_or_processes, keep_freed_memory, pick_device, require_memory
 from spectralseg.running.stage import Stage, provenance, rank_and_world_size
-from spectralseg.settings import Settings, setting
+from spectralseg.settings import Settings, check_range, setting
 
 BYTES_PER_PAIR = 16  # of patches: four dense (T, T) matrices in float32 at once, at most
 GPU_BATCH_CELLS = 64 * 1024**2  # matrix entries of a batch on a GPU: 23 images at T = 1702, 8 at T = 2852
@@ -113,6 +116,75 @@ def extract_eigs(
     stage.finish()
 
 
+def extract_eigs_of_images(
+    images_list: str,
+    images_root: str,
+    output_dir: str,
+    feature_settings: features.FeatureSettings,
+    settings: EigenSettings,
+    batch_size: int | None = None,
+    device: str = "auto",
+    num_workers: int | None = None,
+    overwrite: bool = False,
+    extractor: TokenExtractor | None = None,
+) -> None:
+    """The command ``extract_eigs`` from images: features are computed on the way, and not written.
+
+    ``extractor``: that of :func:`features.load_extractor`, where it is there already.
+    """
+    check_range("batch_size", batch_size, least=1)
+    check_range("num_workers", num_workers, least=0)
+    if settings.joint:
+        raise InputError("joint is a graph of features that lie in files: extract_features first, then --features_dir")
+    where = pick_device(device)
+    batch_size = batch_size or (1 if where.type == "cpu" else features.GPU_BATCH)
+    files = read_images_list(images_list, images_root)
+    extractor = extractor or features.load_extractor("extract_eigs", feature_settings, where)
+    backbone = extractor.backbone
+    made_by = asdict(settings) | {"features": features.made_by(feature_settings, extractor)}
+    stage = Stage("extract_eigs", output_dir, ".pth", made_by, overwrite)
+    pending = stage.begin(files, where)
+    colour = functools.partial(colours_of, backbone.patch_size, settings) if settings.image_color_lambda > 0 else None
+    named = [(image_id, files[image_id]) for image_id in pending]
+    dataset = features.ImageFiles(Path(images_root), named, backbone, feature_settings, colour)
+
+    def work(items: list[features.Loaded]) -> Iterator[tuple[str, Callable[[], None]]]:
+        views = [{"file": files[item.image_id]} | dataset.view for item in items]
+        for problem, *found in eigenvectors_of(extractor, items, views, settings, where):
+            yield problem.image_id, functools.partial(_save, stage.folder, problem, settings, *found)
+
+    writers = 0 if where.type == "cpu" else THREADS
+    with stage.working(), features.decoded(dataset, num_workers, where) as items:
+        work_in_batches(stage, features.readable(items, stage), features.kind_of, lambda _: batch_size, work, writers)
+    stage.finish()
+
+
+def eigenvectors_of(
+    extractor: TokenExtractor,
+    items: Sequence[features.Loaded],
+    views: Sequence[dict[str, Any]],
+    settings: EigenSettings,
+    device: torch.device,
+) -> Iterator[tuple["Problem", Tensor, Tensor]]:
+    """Problem, eigenvalues (K,) and eigenvectors (K, T') of images of one kind, on the CPU.
+
+    ``views``: what the records tell of each, its file and how it was looked at.
+    """
+    found = features.features_of(extractor, items, device)
+    if settings.which_features not in found:
+        raise InputError(f"there are no features '{settings.which_features}', but {some_of(sorted(found))}")
+    patch_size = extractor.backbone.patch_size
+    problems = [
+        pose(item.image_id, one, item.shape, patch_size, view, settings, item.colour)
+        for item, one, view in zip(items, found[settings.which_features], views, strict=True)
+    ]
+    at_once = _at_once(problems[0])
+    for start in range(0, len(problems), at_once):
+        part = problems[start : start + at_once]
+        values, vectors = (result.cpu() for result in solve(part, settings, device))
+        yield from zip(part, values, vectors, strict=True)
+
+
 def load_problem(images_root: Path, features_dir: Path, settings: EigenSettings, image_id: str) -> Problem:
     """Read an image's features, and its colours if asked for.
 
@@ -123,18 +195,9 @@ def load_problem(images_root: Path, features_dir: Path, settings: EigenSettings,
     """
     path = features_dir / f"{image_id}.pth"
     record = load_features(path)
-    features = patch_features(record, settings.which_features, path)
+    found = patch_features(record, settings.which_features, path)
     _, _, height, width = record["shape"]
-    patch_size = record["patch_size"]
-    grid = patch_grid(height, width, patch_size)
-    step = settings.image_downsample_factor or patch_size
-    covered = (grid[0] * patch_size, grid[1] * patch_size)
-    new_grid = (covered[0] // step, covered[1] // step)
-    if 0 in new_grid:
-        raise InputError(f"image_downsample_factor={step} leaves nothing of {covered[1]}x{covered[0]} pixels")
-    remedy = "extract the features with --resize, or with a larger patch size, or take --solver blocked or landmarks"
-    if settings.which_matrix != LOCAL and settings.solver not in WITHOUT_MATRIX and not settings.joint:
-        require_memory(math.prod(new_grid), BYTES_PER_PAIR, remedy)
+
     colour = None
     if settings.image_color_lambda > 0:
         image = load_image(find_image(images_root, record.get("file", image_id)), **view_of(record))
@@ -143,10 +206,51 @@ def load_problem(images_root: Path, features_dir: Path, settings: EigenSettings,
                 f"the image in {images_root} has {image.width}x{image.height} pixels, its features came from "
                 f"{width}x{height}"
             )
-        colour = colour_affinity(image, covered, new_grid, settings.which_color_matrix, settings.color_grid)
-    about = {"id": image_id, "shape": record["shape"], "grid": new_grid, "step": step}
-    about |= {name: record[name] for name in ("file", *VIEW) if name in record}
-    return Problem(image_id, features[0], grid, new_grid, step, colour, about)
+        colour = colours_of(record["patch_size"], settings, image)
+    about = {name: record[name] for name in ("file", *VIEW) if name in record}
+    return pose(image_id, found[0], (height, width), record["patch_size"], about, settings, colour)
+
+
+def pose(
+    image_id: str,
+    found: Tensor,
+    shape: tuple[int, int],
+    patch_size: int,
+    view: dict[str, Any],
+    settings: EigenSettings,
+    colour: coo_array | None,
+) -> Problem:
+    """The problem of an image of ``shape`` (H, W) with features ``found`` (T, D).
+
+    ``view``: file, and how it was looked at; ``colour``: affinity of the cells, if it is asked for.
+    """
+    height, width = shape
+    grid, covered, new_grid, step = grids_of(height, width, patch_size, settings)
+    remedy = "extract the features with --resize, or with a larger patch size, or take --solver blocked or landmarks"
+    if settings.which_matrix != LOCAL and settings.solver not in WITHOUT_MATRIX and not settings.joint:
+        require_memory(math.prod(new_grid), BYTES_PER_PAIR, remedy)
+    about = {"id": image_id, "shape": (1, 3, height, width), "grid": new_grid, "step": step} | view
+    return Problem(image_id, found, grid, new_grid, step, colour, about)
+
+
+Grid = tuple[int, int]
+
+
+def grids_of(height: int, width: int, patch_size: int, settings: EigenSettings) -> tuple[Grid, Grid, Grid, int]:
+    """Rows and columns of patches, pixels that they cover, rows and columns of the eigenvectors, pixels per cell."""
+    grid = patch_grid(height, width, patch_size)
+    step = settings.image_downsample_factor or patch_size
+    covered = (grid[0] * patch_size, grid[1] * patch_size)
+    new_grid = (covered[0] // step, covered[1] // step)
+    if 0 in new_grid:
+        raise InputError(f"image_downsample_factor={step} leaves nothing of {covered[1]}x{covered[0]} pixels")
+    return grid, covered, new_grid, step
+
+
+def colours_of(patch_size: int, settings: EigenSettings, image: Image.Image) -> coo_array:
+    """The colour affinity of an image's cells."""
+    _, covered, new_grid, _ = grids_of(image.height, image.width, patch_size, settings)
+    return colour_affinity(image, covered, new_grid, settings.which_color_matrix, settings.color_grid)
 
 
 def solve(problems: list[Problem], settings: EigenSettings, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -169,9 +273,14 @@ def solve(problems: list[Problem], settings: EigenSettings, device: torch.device
     )
 
 
-def _save(folder: Path, problem: Problem, settings: EigenSettings, values: Tensor, vectors: Tensor) -> None:
+def record_of(problem: Problem, settings: EigenSettings, values: Tensor, vectors: Tensor) -> dict[str, Any]:
+    """The eigenvectors record of an image."""
     record = {"eigenvalues": compact(values), "eigenvectors": compact(vectors)}
-    save_record(folder / f"{problem.image_id}.pth", record | problem.about | {"which_matrix": settings.which_matrix})
+    return record | problem.about | {"which_matrix": settings.which_matrix}
+
+
+def _save(folder: Path, problem: Problem, settings: EigenSettings, values: Tensor, vectors: Tensor) -> None:
+    save_record(folder / f"{problem.image_id}.pth", record_of(problem, settings, values, vectors))
 
 
 def _solve_and_save(prepare: functools.partial, settings: EigenSettings, folder: Path, image_id: str) -> None:
@@ -212,10 +321,10 @@ def _solve_jointly(
     widths = {problem.features.shape[1] for problem in problems}
     if len(widths) > 1:
         raise InputError(f"features of {' and '.join(map(str, sorted(widths)))} numbers cannot share a graph")
-    features = torch.cat([problem.features for problem in problems])
+    joined = torch.cat([problem.features for problem in problems])
     if settings.solver not in WITHOUT_MATRIX:
-        require_memory(len(features), BYTES_PER_PAIR, "take --solver blocked or landmarks, or fewer images")
-    one = replace(problems[0], features=features)
+        require_memory(len(joined), BYTES_PER_PAIR, "take --solver blocked or landmarks, or fewer images")
+    one = replace(problems[0], features=joined)
     values, vectors = solve([one], settings, device)
     parts = vectors[0].cpu().split([len(problem.features) for problem in problems], dim=1)
     wanted = set(pending)

@@ -2,13 +2,15 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from scipy.sparse import coo_array
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -18,7 +20,7 @@ from spectralseg.files.storage import compact, save_record
 from spectralseg.models.backbones import MAX_SIZE, Backbone, load_backbone
 from spectralseg.models.tokens import DEBIAS, TokenExtractor, dtype_named
 from spectralseg.progress import say
-from spectralseg.running.batches import THREADS, alike, writing_behind
+from spectralseg.running.batches import THREADS, work_in_batches
 from spectralseg.running.devices import keep_freed_memory, pick_device
 from spectralseg.running.stage import Stage
 from spectralseg.running.workers import loader
@@ -58,6 +60,7 @@ class Loaded:
     image_id: str
     pixels: Tensor  # (3, H, W) uint8, cropped to whole patches
     shape: tuple[int, int]  # H, W before that crop
+    colour: coo_array | None = None  # affinity of its patches, where eigenvectors are asked for at once
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,14 @@ class ImageFiles(Dataset):
     """Decodes images one by one; what cannot be decoded is an item as well, not an exception."""
 
     def __init__(
-        self, root: Path, files: Sequence[tuple[str, str]], backbone: Backbone, settings: FeatureSettings
+        self,
+        root: Path,
+        files: Sequence[tuple[str, str]],
+        backbone: Backbone,
+        settings: FeatureSettings,
+        colour: Callable[[Image.Image], coo_array] | None = None,
     ) -> None:
-        self.root, self.files, self.patch_size = root, files, backbone.patch_size
+        self.root, self.files, self.patch_size, self.colour = root, files, backbone.patch_size, colour
         self.view = view_of(asdict(settings))
 
     def __len__(self) -> int:
@@ -83,11 +91,17 @@ class ImageFiles(Dataset):
     def __getitem__(self, index: int) -> Loaded | Unreadable:
         image_id, name = self.files[index]
         try:
-            image = load_image(self.root / name, **self.view)
-            pixels = crop_to_patches(torch.from_numpy(np.array(image)).permute(2, 0, 1), self.patch_size).contiguous()
+            return loaded(image_id, load_image(self.root / name, **self.view), self.patch_size, self.colour)
         except InputError as error:
             return Unreadable(image_id, str(error))
-        return Loaded(image_id, pixels, (image.height, image.width))
+
+
+def loaded(
+    image_id: str, image: Image.Image, patch_size: int, colour: Callable[[Image.Image], coo_array] | None = None
+) -> Loaded:
+    """An image as the backbone takes it, and its ``colour`` affinity if asked for; an error if it has no patch."""
+    pixels = crop_to_patches(torch.from_numpy(np.array(image)).permute(2, 0, 1), patch_size).contiguous()
+    return Loaded(image_id, pixels, (image.height, image.width), None if colour is None else colour(image))
 
 
 def extract_features(
@@ -112,25 +126,34 @@ def extract_features(
     files = read_images_list(images_list, images_root)
     extractor = extractor or load_extractor("extract_features", settings, where)
     backbone = extractor.backbone
-    settings = replace(settings, model_name=backbone.name)  # auto has become one
-    made_by = {"weights": backbone.weights, "patch_size": backbone.patch_size, "which_block": extractor.blocks}
-    stage = Stage("extract_features", output_dir, ".pth", asdict(settings) | made_by, overwrite)
+    stage = Stage("extract_features", output_dir, ".pth", made_by(settings, extractor), overwrite)
     pending = stage.begin(files, where)
     dataset = ImageFiles(Path(images_root), [(image_id, files[image_id]) for image_id in pending], backbone, settings)
-    about: dict[str, Any] = {name: made_by[name] for name in ("weights", "patch_size")}
+    about: dict[str, Any] = {"weights": backbone.weights, "patch_size": backbone.patch_size}
     about |= {"model_name": backbone.name, "blocks": extractor.blocks}
     about |= dataset.view
     indices = {image_id: index for index, image_id in enumerate(files)}
     writers = 0 if where.type == "cpu" else THREADS
-    with stage.working(), _decoded(dataset, num_workers, where) as items, writing_behind(stage, writers) as put:
-        images = _readable(items, stage)
-        for batch in alike(images, kind=lambda item: tuple(item.pixels.shape), at_once=lambda _: batch_size):
-            for item, features in _features(extractor, batch, where, stage):
-                record = {"indices": indices[item.image_id], "file": files[item.image_id], "id": item.image_id}
-                record |= about | {"shape": (1, 3, *item.shape)}
-                path, dtype = stage.output(item.image_id), dtype_named(settings.storage_dtype)
-                put(item.image_id, functools.partial(_save, path, record, features, dtype))
+    dtype = dtype_named(settings.storage_dtype)
+
+    def work(items: list[Loaded]) -> Iterator[tuple[str, Callable[[], None]]]:
+        found = _on_cpu(features_of(extractor, items, where))
+        for number, item in enumerate(items):
+            record = {"indices": indices[item.image_id], "file": files[item.image_id], "id": item.image_id}
+            record |= about | {"shape": (1, 3, *item.shape)}
+            features = {name: value[number : number + 1] for name, value in found.items()}
+            yield item.image_id, functools.partial(_save, stage.output(item.image_id), record, features, dtype)
+
+    with stage.working(), decoded(dataset, num_workers, where) as items:
+        work_in_batches(stage, readable(items, stage), kind_of, lambda _: batch_size, work, writers)
     stage.finish()
+
+
+def made_by(settings: FeatureSettings, extractor: TokenExtractor) -> dict[str, Any]:
+    """What ``stage.json`` tells of features: the settings, with what ``auto`` and file names have become."""
+    backbone = extractor.backbone
+    found = {"weights": backbone.weights, "patch_size": backbone.patch_size, "which_block": extractor.blocks}
+    return asdict(settings) | {"model_name": backbone.name} | found
 
 
 def load_extractor(command: str, settings: FeatureSettings, device: torch.device) -> TokenExtractor:
@@ -143,7 +166,9 @@ def load_extractor(command: str, settings: FeatureSettings, device: torch.device
 
 
 @contextlib.contextmanager
-def _decoded(dataset: ImageFiles, num_workers: int | None, device: torch.device) -> Iterator[Any]:
+def decoded(
+    dataset: ImageFiles, num_workers: int | None, device: torch.device
+) -> Iterator[Iterator[Loaded | Unreadable]]:
     """Images in order, decoded in worker processes (by default: none beside a CPU that computes, else up to 8)."""
     if num_workers is None:
         num_workers = 0 if device.type == "cpu" else min(8, torch.get_num_threads())
@@ -151,7 +176,7 @@ def _decoded(dataset: ImageFiles, num_workers: int | None, device: torch.device)
         yield iter(items)
 
 
-def _readable(items: Iterator[Loaded | Unreadable], stage: Stage) -> Iterator[Loaded]:
+def readable(items: Iterator[Loaded | Unreadable], stage: Stage) -> Iterator[Loaded]:
     """Those that could be decoded; the others are reported to ``stage``."""
     for item in items:
         if isinstance(item, Unreadable):
@@ -160,31 +185,22 @@ def _readable(items: Iterator[Loaded | Unreadable], stage: Stage) -> Iterator[Lo
             yield item
 
 
-def _features(
-    extractor: TokenExtractor, batch: list[Loaded], device: torch.device, stage: Stage
-) -> Iterator[tuple[Loaded, dict[str, Tensor]]]:
-    """Each image of a batch with its features, whose batch dimension is 1.
+def kind_of(item: Loaded) -> tuple[int, ...]:
+    """Images of one kind go through the backbone together."""
+    return tuple(item.pixels.shape)
 
-    A batch that is too large for the memory is taken image by image; an image that is too large is reported.
-    """
-    features = None
+
+def features_of(extractor: TokenExtractor, items: Sequence[Loaded], device: torch.device) -> dict[str, Tensor]:
+    """Features of images of one kind, on ``device``; torch.OutOfMemoryError, with the remedy, on a CPU as well."""
     try:
-        images = torch.stack([item.pixels for item in batch]).to(device, non_blocking=True).float().div_(255)
-        features = _on_cpu(extractor(images))
+        images = torch.stack([item.pixels for item in items]).to(device, non_blocking=True).float().div_(255)
+        return extractor(images)
     except RuntimeError as error:  # torch.OutOfMemoryError on a GPU; on a CPU there is no type for it
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-    if features is not None:
-        for index, item in enumerate(batch):
-            yield item, {name: value[index : index + 1] for name, value in features.items()}
-        return
-    rows, columns = batch[0].pixels.shape[-2:]
-    if len(batch) == 1:
-        stage.failed(batch[0].image_id, f"out of memory with an image of {columns}x{rows}: --resize the images")
-        return
-    say(f"out of memory with {len(batch)} images of {columns}x{rows}: one by one now")
-    for item in batch:
-        yield from _features(extractor, [item], device, stage)
+    rows, columns = items[0].pixels.shape[-2:]
+    what = f"an image of {columns}x{rows}: --resize the images" if len(items) == 1 else ""
+    raise torch.OutOfMemoryError(f"out of memory with {what or f'{len(items)} images of {columns}x{rows}'}")
 
 
 def _on_cpu(features: dict[str, Tensor]) -> dict[str, Tensor]:

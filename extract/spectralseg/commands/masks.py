@@ -3,6 +3,7 @@
 import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -11,7 +12,7 @@ from spectralseg.errors import InputError
 from spectralseg.files.images import patch_grid
 from spectralseg.files.label_maps import MASK_FORMATS, SOFT, infer_grid, save_labels, save_mask, save_soft
 from spectralseg.files.records import cell_colours, load_eigs, load_features, patch_features
-from spectralseg.files.storage import paired_ids, require_partner
+from spectralseg.files.storage import list_ids, paired_ids, require_partner
 from spectralseg.mathematics.ranking import FOREGROUNDS, object_map
 from spectralseg.mathematics.regions import (
     background_first,
@@ -53,7 +54,7 @@ class MultiRegionSettings(Settings):
 
 
 def extract_single_region_segmentations(
-    features_dir: str,
+    features_dir: str | None,
     eigs_dir: str,
     output_dir: str,
     settings: SingleRegionSettings,
@@ -64,13 +65,14 @@ def extract_single_region_segmentations(
     check_origin(eigs_dir, features_dir)
     arguments = asdict(settings) | {"eigs": provenance(eigs_dir)}
     stage = Stage("extract_single_region_segmentations", output_dir, ".png", arguments, overwrite)
-    work = functools.partial(_single_region, Path(features_dir), Path(eigs_dir), stage.folder, settings)
-    stage.run(work, stage.begin(paired_ids(features_dir, eigs_dir)), multiprocessing)
+    folders = _folders(features_dir, eigs_dir)
+    work = functools.partial(_single_region, *folders, stage.folder, settings)
+    stage.run(work, stage.begin(_ids(*folders)), multiprocessing)
     stage.finish()
 
 
 def extract_multi_region_segmentations(
-    features_dir: str,
+    features_dir: str | None,
     eigs_dir: str,
     output_dir: str,
     settings: MultiRegionSettings,
@@ -78,10 +80,13 @@ def extract_multi_region_segmentations(
     overwrite: bool = False,
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
+    if settings.kmeans_baseline and features_dir is None:
+        raise InputError("kmeans_baseline clusters features: give --features_dir")
     check_origin(eigs_dir, features_dir)
     arguments = asdict(settings) | {"eigs": provenance(eigs_dir)}
     stage = Stage("extract_multi_region_segmentations", output_dir, ".png", arguments, overwrite)
-    folders, ids = (Path(features_dir), Path(eigs_dir)), paired_ids(features_dir, eigs_dir)
+    folders = _folders(features_dir, eigs_dir)
+    ids = _ids(*folders)
     pending = stage.begin(ids)
     made_by = arguments["eigs"]
     if isinstance(made_by, dict) and made_by.get("joint") and not settings.kmeans_baseline:
@@ -92,51 +97,78 @@ def extract_multi_region_segmentations(
 
 
 def _single_region(
-    features_dir: Path, eigs_dir: Path, folder: Path, settings: SingleRegionSettings, image_id: str
+    features_dir: Path | None, eigs_dir: Path, folder: Path, settings: SingleRegionSettings, image_id: str
 ) -> None:
     eigs, grid = _load(features_dir, eigs_dir, image_id)
-    vectors = eigs["eigenvectors"].numpy()
-    path = folder / f"{image_id}.png"
-    if settings.foreground != "eigenvector":
+    cells = None
+    if settings.foreground != "eigenvector" and features_dir is not None:
         cells = cell_colours(load_features(features_dir / f"{image_id}.pth"), grid)
-        colours = None if cells is None else cells.numpy()
-        try:
-            found = object_map(settings.foreground, grid, eigs["eigenvalues"].numpy(), vectors, colours)
-        except InputError as error:
-            raise InputError(f"{eigs_dir / image_id}.pth: {error}") from None
-        if settings.mask_format == SOFT:
-            save_soft(path, found)
-        else:
-            save_mask(path, found > 0.5, settings.mask_format)
-        return
+    try:
+        found = object_of(eigs, grid, None if cells is None else cells.numpy(), settings)
+    except InputError as error:
+        raise InputError(f"{eigs_dir / image_id}.pth: {error}") from None
+    save_object(folder / f"{image_id}.png", found, settings.mask_format)
+
+
+def object_of(
+    eigs: dict[str, Any], grid: tuple[int, int], colours: np.ndarray | None, settings: SingleRegionSettings
+) -> np.ndarray:
+    """The main object by an eigenvectors record: (rows, columns) bool, or, with ``mask_format`` soft, its soft map.
+
+    ``colours`` (T, 3) of the cells, where the features are those of ``lab_graph``.
+    """
+    vectors = eigs["eigenvectors"].numpy()
+    if settings.foreground != "eigenvector":
+        found = object_map(settings.foreground, grid, eigs["eigenvalues"].numpy(), vectors, colours)
+        return found if settings.mask_format == SOFT else found > 0.5
     if len(vectors) < 2:
-        raise InputError(f"{eigs_dir / image_id}.pth holds one eigenvector; the mask needs two (--K 2 or more)")
-    save_mask(path, (vectors[1] > settings.threshold).reshape(grid), settings.mask_format)
+        raise InputError("it holds one eigenvector; the mask needs two (--K 2 or more)")
+    return (vectors[1] > settings.threshold).reshape(grid)
+
+
+def save_object(path: Path, found: np.ndarray, mask_format: str) -> None:
+    """Write what :func:`object_of` gives."""
+    if mask_format == SOFT:
+        save_soft(path, found)
+    else:
+        save_mask(path, found, mask_format)
 
 
 def _multi_region(
-    features_dir: Path, eigs_dir: Path, folder: Path, settings: MultiRegionSettings, image_id: str
+    features_dir: Path | None, eigs_dir: Path, folder: Path, settings: MultiRegionSettings, image_id: str
 ) -> None:
     eigs, grid = _load(features_dir, eigs_dir, image_id)
-    adaptive = settings.adaptive
-    count = eigengap_segments(eigs["eigenvalues"].numpy()) if adaptive else settings.non_adaptive_num_segments
-    if settings.kmeans_baseline:
+    keys = None
+    if settings.kmeans_baseline and features_dir is not None:
         path = features_dir / f"{image_id}.pth"
         features = load_features(path)
-        points = patch_features(features, "k", path)[0].float().numpy()
+        keys = patch_features(features, "k", path)[0].float().numpy()
         height, width = features["shape"][2:]
         grid = patch_grid(height, width, features["patch_size"])
-    else:
-        points = eigs["eigenvectors"][1 : 1 + settings.num_eigenvectors].T.numpy()
-        if points.shape[1] == 0:
-            raise InputError(f"{eigs_dir / image_id}.pth holds one eigenvector; segments need two (--K 2 or more)")
+    try:
+        segments = segments_of(eigs, grid, settings, keys)
+    except InputError as error:
+        raise InputError(f"{eigs_dir / image_id}.pth: {error}") from None
+    save_labels(folder / f"{image_id}.png", segments)
+
+
+def segments_of(
+    eigs: dict[str, Any], grid: tuple[int, int], settings: MultiRegionSettings, keys: np.ndarray | None = None
+) -> np.ndarray:
+    """Segment numbers (rows, columns) by an eigenvectors record, or by ``keys`` (T, D) where they are given."""
+    count = settings.non_adaptive_num_segments
+    if settings.adaptive:
+        count = eigengap_segments(eigs["eigenvalues"].numpy())
+    points = eigs["eigenvectors"][1 : 1 + settings.num_eigenvectors].T.numpy() if keys is None else keys
+    if points.shape[1] == 0:
+        raise InputError("it holds one eigenvector; segments need two (--K 2 or more)")
     with threadpool_limits(limits=1):  # the order in which threads add up would change the last digits
         segments = kmeans_segments(np.ascontiguousarray(points), count, settings.seed).reshape(grid)
-    save_labels(folder / f"{image_id}.png", background_first(segments) if settings.infer_bg_index else segments)
+    return background_first(segments) if settings.infer_bg_index else segments
 
 
 def _joint_regions(
-    stage: Stage, ids: list[str], pending: set[str], folders: tuple[Path, Path], settings: MultiRegionSettings
+    stage: Stage, ids: list[str], pending: set[str], folders: tuple[Path | None, Path], settings: MultiRegionSettings
 ) -> None:
     """K-means of the patches of all images at once, so that a segment has its number in each of them.
 
@@ -170,11 +202,22 @@ def _joint_regions(
                 stage.done(image_id)
 
 
-def _load(features_dir: Path, eigs_dir: Path, image_id: str) -> tuple[dict, tuple[int, int]]:
+def _folders(features_dir: str | None, eigs_dir: str) -> tuple[Path | None, Path]:
+    return None if features_dir is None else Path(features_dir), Path(eigs_dir)
+
+
+def _ids(features_dir: Path | None, eigs_dir: Path) -> list[str]:
+    return list_ids(eigs_dir, ".pth") if features_dir is None else paired_ids(features_dir, eigs_dir)
+
+
+def _load(features_dir: Path | None, eigs_dir: Path, image_id: str) -> tuple[dict, tuple[int, int]]:
     """The eigenvectors of an image and their grid; features are read only where the eigenvectors do not tell it."""
-    require_partner(features_dir / f"{image_id}.pth", eigs_dir / f"{image_id}.pth")
-    eigs = load_eigs(eigs_dir / f"{image_id}.pth")
+    path = eigs_dir / f"{image_id}.pth"
+    require_partner(*([] if features_dir is None else [features_dir / f"{image_id}.pth"]), path)
+    eigs = load_eigs(path)
     if "grid" in eigs:
         return eigs, eigs["grid"]
+    if features_dir is None:
+        raise InputError(f"{path} does not tell its grid, as those of the published code: give --features_dir")
     shape = load_features(features_dir / f"{image_id}.pth")["shape"]
     return eigs, infer_grid(shape[2], shape[3], eigs["eigenvectors"].shape[1])[0]

@@ -36,7 +36,7 @@ from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.crf import BACKENDS, CrfSettings
 from spectralseg.mathematics.eigen import MATRICES
 from spectralseg.mathematics.ranking import FOREGROUNDS
-from spectralseg.models.backbones import MAX_SIZE
+from spectralseg.models.backbones import LAB_GRAPH, MAX_SIZE
 from spectralseg.models.tokens import PER_PATCH, TokenExtractor
 from spectralseg.progress import say
 from spectralseg.running.devices import device_or_processes, pick_device
@@ -139,11 +139,13 @@ def run_stages(
     extractor: TokenExtractor | None = None,
     seconds: dict[str, float] | None = None,
     results: bool = True,
+    keep_features: bool = False,
 ) -> tuple[int, dict[str, str]]:
     """All stages, one after the other; the number of photographs, and why some of them failed.
 
     ``extractor``: that of :func:`features.load_extractor`, where it is there already; ``seconds`` gets the time of each
-    folder's stage; without ``results`` the last ones, at the size of the photographs, are left out.
+    folder's stage; without ``results`` the last ones, at the size of the photographs, are left out. Features are
+    written with ``keep_features``, and where a stage reads them or processes share the work.
     """
     photographs, root = find_photographs(images, output), Path(images)
     root = root.parent if root.is_file() else root
@@ -177,8 +179,9 @@ def run_stages(
     step(shrink_photographs, photographs, root, folders.images, preset.max_size, multiprocessing)
     _write_list(folders, [image_id for image_id in photographs if image_id not in failures])
     listed, copies = str(folders.images_list), str(folders.images)
-    arguments = (listed, copies, str(folders.features), feature_settings, batch_size, device)
-    step(features.extract_features, *arguments, extractor=extractor)
+    by_colours = preset.foreground != "eigenvector" and model_name == LAB_GRAPH
+    has_features = bool(keep_features or settings.objects or by_colours or multiprocessing)
+    features_dir = str(folders.features) if has_features else None
     eigen_settings = eigs.EigenSettings(
         which_matrix=preset.which_matrix,
         which_features=settings.which_features,
@@ -186,8 +189,13 @@ def run_stages(
         image_color_lambda=settings.image_color_lambda,
         color_grid=settings.color_grid,
     )
-    step(eigs.extract_eigs, copies, str(folders.features), str(folders.eigs), eigen_settings, multiprocessing, device)
-    both = (str(folders.features), str(folders.eigs))
+    both, how = (features_dir, str(folders.eigs)), (batch_size, device)
+    if features_dir is None:
+        of_images = (listed, copies, str(folders.eigs), feature_settings, eigen_settings, *how)
+        step(eigs.extract_eigs_of_images, *of_images, extractor=extractor)
+    else:
+        step(features.extract_features, listed, copies, features_dir, feature_settings, *how, extractor=extractor)
+        step(eigs.extract_eigs, copies, *both, eigen_settings, multiprocessing, device)
     single = masks.SingleRegionSettings(mask_format=settings.mask_format, foreground=preset.foreground)
     step(masks.extract_single_region_segmentations, *both, str(folders.mask_patches), single, multiprocessing)
     has_soft = folders.has_soft = preset.foreground != "eigenvector"
@@ -198,7 +206,7 @@ def run_stages(
         non_adaptive_num_segments=settings.num_segments, num_eigenvectors=preset.num_eigenvectors
     )
     step(masks.extract_multi_region_segmentations, *both, str(folders.segment_patches), multi, multiprocessing)
-    patch_size = provenance(folders.features)["patch_size"]
+    patch_size = extractor.backbone.patch_size
     if settings.crf:
         coarse = folders.mask_soft if has_soft else folders.mask_patches
         pairwise = asdict(preset.crf if has_soft else CrfSettings()) | {"crf_backend": settings.crf_backend}

@@ -15,7 +15,7 @@ from torch import Tensor
 from spectralseg.errors import InputError, some_of
 from spectralseg.files.images import VIEW, patch_grid
 from spectralseg.files.names import check_id
-from spectralseg.files.storage import DAMAGED, LAB_GRAPH, load_pth, load_record
+from spectralseg.files.storage import DAMAGED, LAB_GRAPH, field, load_pth, load_record
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 REMEDY = "delete it and make it anew"
@@ -183,6 +183,17 @@ def load_features(path: str | Path) -> dict[str, Any]:
     """
     record = check({"id": Path(path).stem} | load_record(path), FEATURES, path)
     return record | {"shape": tuple(record["shape"])}
+
+
+def load_seen(path: str | Path) -> dict[str, Any]:
+    """How an image was looked at, by its features record or its eigenvectors record: ``shape``, ``patch_size``, ...
+
+    Eigenvectors tell of the pixels per cell; those of the published code tell nothing, which is an error.
+    """
+    if "eigenvectors" not in load_record(path):
+        return load_features(path)
+    record = load_eigs(path)
+    return record | {"shape": field(record, "shape", path), "patch_size": field(record, "step", path)}
 
 
 def patch_features(record: dict[str, Any], name: str, path: str | Path) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from spectralseg.errors import InputError
+from spectralseg.progress import say
 from spectralseg.running.stage import Stage
 from spectralseg.running.workers import read_ahead
 
@@ -89,19 +90,10 @@ def run_in_batches(
     at_once: Callable[[Item], int],
     work: Callable[[list[Item]], Iterable[tuple[str, Callable[[], None]]]],
 ) -> None:
-    """Read each pending image, work on those of one kind together, and save each.
+    """Read each pending image in threads, and :func:`work_in_batches`.
 
-    Parameters
-    ----------
-    stage, pending
-        The stage that has begun, and what it has to do.
-    read
-        Id -> item; an :class:`InputError` is that image's alone.
-    kind, at_once
-        As of :func:`alike`.
-    work
-        Items of one kind -> for each its id and a function that saves its result. A batch that fails, or needs more
-        memory than there is, is taken image by image.
+    ``stage`` has begun, and ``pending`` is what it has to do; ``read``: id -> item, an :class:`InputError` being that
+    image's alone.
     """
 
     def attempt(image_id: str) -> tuple[str, Item | InputError]:
@@ -117,19 +109,49 @@ def run_in_batches(
             else:
                 yield item
 
-    def handle(items: list[Item]) -> None:
+    with stage.working():
+        work_in_batches(stage, readable(), kind, at_once, work, THREADS)
+
+
+def work_in_batches(
+    stage: Stage,
+    items: Iterable[Item],
+    kind: Callable[[Item], Hashable],
+    at_once: Callable[[Item], int],
+    work: Callable[[list[Item]], Iterable[tuple[str, Callable[[], None]]]],
+    writers: int,
+) -> None:
+    """Work on items of one kind together, and save the result of each.
+
+    Parameters
+    ----------
+    stage
+        It has begun; failures are reported to it.
+    items, kind, at_once
+        As of :func:`alike`.
+    writers
+        Threads that save; 0 saves in this one.
+    work
+        Items of one kind -> for each its id and a function that saves its result. A batch that fails, or needs more
+        memory than there is, is taken image by image.
+    """
+
+    def handle(together: list[Item]) -> None:
+        results, problem, out_of_memory = [], None, False
         try:
-            results = list(work(items))
+            results = list(work(together))
         except (InputError, torch.OutOfMemoryError, torch.linalg.LinAlgError) as error:
-            if len(items) == 1:
-                stage.failed(items[0].image_id, str(error).splitlines()[0])
-                return
-            for item in items:
-                handle([item])
-            return
+            problem, out_of_memory = str(error).splitlines()[0], isinstance(error, torch.OutOfMemoryError)
         for image_id, save in results:
             put(image_id, save)
+        if problem and len(together) == 1:
+            stage.failed(together[0].image_id, problem)
+        elif problem:  # here, where the error no longer holds on to what it was raised beside
+            if out_of_memory:
+                say(f"{problem}: one by one now")
+            for item in together:
+                handle([item])
 
-    with stage.working(), writing_behind(stage, THREADS) as put:
-        for items in alike(readable(), kind, at_once):
-            handle(items)
+    with writing_behind(stage, writers) as put:
+        for together in alike(items, kind, at_once):
+            handle(together)

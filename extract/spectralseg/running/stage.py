@@ -107,6 +107,7 @@ def check_origin(
     if not isinstance(recorded, dict):
         return
     now = None if features_dir is None else provenance(features_dir)
+    now = now.get("features", now) if isinstance(now, dict) else now  # eigenvectors, in the place of features
     if isinstance(now, dict) and (difference := differences(recorded, now)):
         raise InputError(f"{folder} was made from other features than those in {features_dir}: {difference}")
     patch_size = recorded.get("patch_size")
