@@ -9,7 +9,7 @@ Features are extracted once per backbone (and cropped to whole patches, as extra
 is a cell, kept as a file. The best setting of a backbone and method is chosen on every second image and reported on the
 others. Writes comparison.csv (all cells), comparison.md (the chosen ones) and comparison.png, with the boxes that look
 at nothing as lines. CorLoc, AP50 of the one box; with --masks the mean IoU, by object-segmentation's evaluation.
-lab_graph, whose features are colours, takes part with eigenseg alone.
+MaskCut gives its best object, before the CRF. lab_graph, whose features are colours, takes part with eigenseg alone.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ WHAT = {
     "features": "any of k, q, v, out",
     "blocks": "blocks from the end: --blocks=-1,-2",
     "methods": ", ".join(METHODS),
-    "tau": "of TokenCut",
+    "tau": "of TokenCut and MaskCut",
     "k_patches": "of LOST",
     "gram_bias": "of LOST (as one word where it is negative: --gram_bias=-5,0)",
     "dinoseg_head": "of DINO-seg",

@@ -132,7 +132,7 @@ def _settings(method: str, backbone: str, options: CompareOptions) -> Iterator[t
         for k_patches, bias in itertools.product(options.k_patches, options.gram_bias):
             name = f"k_patches {k_patches}" + (f", bias {bias:g}" if bias else "")
             yield name, {"k_patches": k_patches, "gram_bias": bias}
-    elif method == "tokencut":
+    elif method in ("tokencut", "maskcut"):
         yield from ((f"tau {tau:g}", {"tau": (tau,)}) for tau in options.tau)
     elif method == "dinoseg":
         yield from ((f"head {head}", {"dinoseg_head": head}) for head in options.dinoseg_head)

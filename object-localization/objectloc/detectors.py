@@ -1,9 +1,10 @@
-"""One box per image: eigenseg, LOST, DINO-seg and TokenCut, as pure functions on patches.
+"""One box per image: eigenseg, LOST, DINO-seg, TokenCut and MaskCut, as pure functions on patches.
 
 Sources: Melas-Kyriazi et al., "Deep Spectral Methods", CVPR 2022 (eigenseg); Simeoni et al., "Localizing Objects with
 Self-Supervised Transformers and no Labels", BMVC 2021 (LOST, and DINO-seg as its baseline); Caron et al., "Emerging
 Properties in Self-Supervised Vision Transformers", ICCV 2021 (the attention that DINO-seg reads); Wang et al.,
-"Self-Supervised Transformers for Unsupervised Object Discovery using Normalized Cut", CVPR 2022 (TokenCut).
+"Self-Supervised Transformers for Unsupervised Object Discovery using Normalized Cut", CVPR 2022 (TokenCut);
+Wang et al., "Cut and Learn for Unsupervised Object Detection and Instance Segmentation", CVPR 2023 (MaskCut).
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from spectralseg.errors import InputError, check_choice
 from spectralseg.mathematics.cuts import component_at, cut
+from spectralseg.mathematics.objects import find_parts
 from spectralseg.mathematics.regions import CROSS, bounding_box, largest_component
 
 Box = tuple[float, float, float, float]
@@ -217,6 +219,16 @@ def tokencut(features: Tensor, grid: tuple[int, int], tau: float = 0.2) -> Detec
     if found is None:
         return Detection(np.ones(grid, dtype=bool), maps={"eigenvector": np.zeros(grid)})
     return Detection(found.mask, found.seed, {"eigenvector": found.vector})
+
+
+def best_object(features: Tensor, grid: tuple[int, int], tau: float) -> Detection:
+    """The object of the best score among MaskCut's (:func:`spectralseg.mathematics.objects.find_parts`), without CRF.
+
+    Parameters as for :func:`tokencut`; the whole image where there is nothing to cut.
+    """
+    (parts,) = find_parts(features[None], grid, tau=tau)
+    best = max(parts, key=lambda part: part.score, default=None)
+    return Detection(np.ones(grid, dtype=bool) if best is None else best.mask)
 
 
 def trivial_box(kind: str, size: tuple[int, int]) -> Box:

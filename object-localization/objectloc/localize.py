@@ -30,7 +30,7 @@ BOXES, MASKS, PICTURES, SUFFIX = "boxes", "masks", "pictures", ".box.json"  # fo
 EIGENVECTORS = 5  # computed on the spot: as many as the recipes store, so that both ways give the same numbers
 RANKED_EIGENVECTORS = 20
 # Bytes that a detector needs for each pair of patches: float32 matrices, and float64 ones for TokenCut.
-BYTES_PER_PAIR = {"lost": 12, "dinoseg": 0, "eigenseg": 20, "tokencut": 40}
+BYTES_PER_PAIR = {"lost": 12, "dinoseg": 0, "eigenseg": 20, "tokencut": 40, "maskcut": 40}
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,8 @@ def detect(patches: Patches, options: DetectorOptions) -> Detection:
         return detectors.lost(patches.values, patches.grid, options.k_patches, options.gram_bias)
     if options.mode == "tokencut":
         return detectors.tokencut(patches.values, patches.grid, *options.tau)
+    if options.mode == "maskcut":
+        return detectors.best_object(patches.values, patches.grid, *options.tau)
     if options.mode == "dinoseg":
         return detectors.dino_seg(patches.values, patches.grid, options.dinoseg_head, options.dinoseg_mended)
     found = patches.values if options.precomputed_eigs_dir else _solve(patches, options)
@@ -198,7 +200,7 @@ def made_from(options: DetectorOptions) -> dict[str, Any]:
         "lost": ("k_patches", "gram_bias", "which_features"),
         "dinoseg": ("dinoseg_head", "dinoseg_mended"),
         "eigenseg": ("which_matrix", "foreground", *(() if options.precomputed_eigs_dir else ("which_features",))),
-        "tokencut": ("tau", "which_features"),
+        **dict.fromkeys(("tokencut", "maskcut"), ("tau", "which_features")),
         "trivial": ("trivial",),
     }
     values = asdict(options) | {"tau": options.tau[0]}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from spectralseg.errors import InputError, check_choice
 from spectralseg.settings import Settings, setting
 
-MODES = ("lost", "eigenseg", "dinoseg", "tokencut", "trivial", "objects")
+MODES = ("lost", "eigenseg", "dinoseg", "tokencut", "maskcut", "trivial", "objects")
 DATASETS = ("VOC07", "VOC12", "COCO20k", "folder")
 SETS = ("train", "val", "trainval", "test")
 CONVNETS = ("resnet50", "resnet50_imagenet", "vgg16_imagenet")
@@ -13,7 +13,7 @@ ARCHITECTURES = ("vit_tiny", "vit_small", "vit_base", *CONVNETS)
 COMPUTED = ("k", "q", "v", "out")  # of the last block; files may have others
 TAU = (0.2,)
 PICTURES = ("fms", "seed_expansion", "pred")
-METHODS = ("lost", "eigenseg", "tokencut", "dinoseg")
+METHODS = ("lost", "eigenseg", "tokencut", "maskcut", "dinoseg")
 FEATURES = ("k", "q", "v", "out")
 FOREGROUNDS = ("eigenvector", "ranking", "robust")
 

@@ -96,7 +96,7 @@ def weights(standin_weights: Callable[[str], Path], tmp_path_factory: pytest.Tem
 def places(tmp_path, monkeypatch) -> list[str]:
     """Flags for folders of the test."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    folders = {"data_root": "data", "output_dir": "out", "results_dir": "docs/results"}
+    folders = {"data_root": "data sets", "output_dir": "out, [1]", "results_dir": "docs/results"}
     return [f"--{flag}={tmp_path / folder}" for flag, folder in folders.items()]
 
 
@@ -169,7 +169,7 @@ def commands_here(monkeypatch) -> list[str]:
 @pytest.mark.parametrize("name", BOOK["rows"])
 def test_a_row_from_weights_to_the_noted_figure(name, places, weights, serve, commands_here, tmp_path):
     row = BOOK["rows"][name]
-    write_data(row, tmp_path / "data")
+    write_data(row, tmp_path / "data sets")
     rows = {each: BOOK["rows"][each] | {"seeds": [0]} for each in BOOK["rows"]}
     mirrors = [weights(each) for each in row["weights"]]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in mirrors]
@@ -191,7 +191,7 @@ def test_a_row_from_weights_to_the_noted_figure(name, places, weights, serve, co
 
 def test_in_processes_of_its_own_a_figure_within_its_tolerance_is_met_and_added(places, weights, tmp_path, capsys):
     row = BOOK["rows"]["voc07-lost"] | {"published": {"CorLoc": 60.0}, "tolerance": 60.0}
-    write_data(row, tmp_path / "data")
+    write_data(row, tmp_path / "data sets")
     results = tmp_path / "docs" / "results" / "voc07-lost.json"
     put(results, json.dumps([{"measured": {"CorLoc": 1.0}}]))
     put(tmp_path / "rows.yaml", yaml.safe_dump(BOOK | {"rows": {"voc07-lost": row}}))
@@ -201,7 +201,7 @@ def test_in_processes_of_its_own_a_figure_within_its_tolerance_is_met_and_added(
 
 
 def test_what_is_missing_or_wrong_is_said_in_one_line(places, commands_here, tmp_path):
-    write_data(BOOK["rows"]["voc07-lost"], tmp_path / "data")
+    write_data(BOOK["rows"]["voc07-lost"], tmp_path / "data sets")
     (tmp_path / "weights.pth").write_bytes(b"other")
     (tmp_path / "rows.yaml").write_text("rows: {a: {recipe: b}}\nrecipes: {b: {published: {c: x}}}")
     row = {key: value for key, value in BOOK["rows"]["voc07-lost"].items() if key != "flags"}

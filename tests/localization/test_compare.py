@@ -12,7 +12,7 @@ from objectloc.compare import main
 from running import write_pictures
 from spectralseg.drawing.charts import bars_picture
 
-WHAT = ["--methods", "lost,eigenseg,tokencut,dinoseg", "--tau", "0,0.4", "--gram_bias=-1,0", "--blocks=-1,-2"]
+WHAT = ["--methods", "lost,eigenseg,tokencut,maskcut,dinoseg", "--tau", "0,0.4", "--gram_bias=-1,0", "--blocks=-1,-2"]
 WHAT += ["--backbones", "test_vit=random,lab_graph", "--features", "k,out", "--foreground", "eigenvector,robust"]
 WHAT += ["--dinoseg_head", "0"]
 
@@ -33,7 +33,7 @@ def test_all_cells_are_filled_once_and_a_run_that_was_stopped_ends_with_equal_fi
     first = [path.read_bytes() for path in files]
     rows = list(csv.DictReader(first[0].decode().splitlines()))
     settings = {(row["backbone"], row["features"], row["method"], row["setting"]) for row in rows}
-    of_vit = 2 * 2 * (2 + 1 + 2) + 1  # features, blocks; of LOST, eigenseg, TokenCut; DINO-seg
+    of_vit = 2 * 2 * (2 + 1 + 2 + 2) + 1  # features, blocks; of LOST, eigenseg, TokenCut, MaskCut; DINO-seg
     assert len(settings) == 2 + of_vit + 2
     assert len(rows) == 3 * len(settings)  # CorLoc, AP50, mIoU
     assert ("test_vit_random", "out_block_-2", "lost", "k_patches 100, bias -1") in settings
@@ -48,7 +48,7 @@ def test_all_cells_are_filled_once_and_a_run_that_was_stopped_ends_with_equal_fi
     assert f"compare: 1 written, {len(settings) - 1} already there" in capsys.readouterr().err
     assert [path.read_bytes() for path in files] == first
     chosen = [line.split(" | ") for line in first[1].decode().splitlines()[2:]]
-    assert len(chosen) == 2 * (2 + 4 + 1)  # per measure: floors, methods of the ViT, eigenseg of lab_graph
+    assert len(chosen) == 2 * (2 + 5 + 1)  # per measure: floors, methods of the ViT, eigenseg of lab_graph
     for line in chosen:
         alike = [row for row in rows if (row["backbone"], row["method"], row["measure"]) == (line[1], line[3], line[5])]
         if line[3] != "trivial":

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectloc.detectors import (
+    best_object,
     dino_seg,
     eigenseg,
     lost,
@@ -279,6 +280,15 @@ def test_tokencut_where_there_is_nothing_to_cut(features):
 
 
 # --- input that cannot be ---
+
+
+def test_the_best_object_is_the_largest_that_leaves_the_border_free():
+    """Two alike parts; the one in the middle touches no border."""
+    labels = np.zeros((6, 8), dtype=int)
+    labels[1:5, 1:5], labels[:, 6:] = 1, 2
+    found = best_object(torch.eye(3)[torch.from_numpy(labels.ravel())], labels.shape, 0.5)
+    np.testing.assert_array_equal(found.mask, labels == 1)
+    assert best_object(torch.ones(12, 3), (3, 4), 0.5).mask.all()
 
 
 @pytest.mark.parametrize("detector", [lost, tokencut, lambda values, grid: eigenseg(values[:, 0].numpy(), grid)])
