@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from running import extracted, run_command, run_here
-from shared_data import PROJECT, SAMPLES, shared
-from spectralseg.files.label_maps import upscale_labels
+from running import run_command
+from shared_data import PROJECT, SAMPLES
 
 FOLDER = PROJECT / "object-segmentation"
 SAMPLE_SETTINGS = (
@@ -203,33 +202,3 @@ def test_from_its_folder_with_a_mistake_that_is_one_line_and_leaves_nothing():
     assert re.fullmatch("error: .*no such folder: ../data/samples/absent\n", result.stderr)
     assert result.returncode == 1
     assert not (FOLDER / "a").exists()
-
-
-@pytest.mark.slow
-def test_the_whole_path_on_real_images(evaluate: Callable, tmp_path: Path):
-    """Features, eigenvectors, masks and CRF of three SOD photographs; figures as computed here from the files."""
-    source = shared() / "data" / "object-segmentation" / "SOD"
-    if not source.is_dir():
-        pytest.skip(f"needs {source}, which is not part of the project")
-    images, truths = tmp_path / "SOD" / "images", tmp_path / "SOD" / "ground_truth_mask"
-    for folder in (images, truths):
-        folder.mkdir(parents=True)
-    for path in sorted((source / "images").iterdir())[:3]:
-        shutil.copy(path, images)
-        shutil.copy(source / "ground_truth_mask" / f"{path.stem}.png", truths)
-    out = extracted(images, tmp_path / "SOD")
-    made = {"features_dir": out / "features", "eigs_dir": out / "eigs"}
-    run_here("extract_single_region_segmentations", **made, output_dir=out / "patches")
-    listed = {"images_list": out / "features.txt", "images_root": images, "segmentations_dir": out / "patches"}
-    run_here("extract_crf_segmentations", **listed, output_dir=out / "crf", num_classes=2)
-    entry = "data=[{name: SOD, images_dir: SOD/images, labels_dir: SOD/ground_truth_mask}]"
-    for mask_run in ("patches", "crf"):
-        done = evaluate(f"data_root={tmp_path}", entry, f"predictions.run={mask_run}", "visualize=2")
-        expected = []
-        for path in sorted(truths.iterdir()):
-            truth = np.asarray(Image.open(path).convert("L")) > 127
-            mask = upscale_labels(np.asarray(Image.open(out / mask_run / path.name)), *truth.shape, 16) == 1
-            expected.append((mask & truth).sum() / (mask | truth).sum())
-        assert done.scores("SOD")["miou"] == pytest.approx(np.mean(expected))
-        assert done.results["predictions_made_with"]["SOD"] is not None
-        assert 0.1 < np.mean(expected) < 0.9
