@@ -19,8 +19,9 @@ from eagle_layouts import scenes, write_cityscapes, write_cocostuff, write_potsd
 from localization_data import voc_annotation, voc_object
 from objectloc.command import read_arguments
 from objectloc.localize import data_set
-from running import error_line, picture, run_script_here
+from running import error_line, picture
 from shared_data import PROJECT
+from spectralseg import doors
 from spectralseg.commands import reproduce
 from spectralseg.commands.reproduce import MARKS, main, read_rows, summary, table, write_tables
 from spectralseg.drawing import charts
@@ -36,16 +37,16 @@ MASKS = {
     "ECSSD": ("ECSSD/images", "ECSSD/ground_truth_mask"),
 }
 SMALLER = {  # what a step of a recipe is told beside, so that it takes a second
-    "semantic-segmentation/main.py": ("visualize=0",),
-    "semantic-segmentation/train.py": (
+    "semantic_segmentation": ("visualize=0",),
+    "semantic_segmentation_train": (
         *("max_train_steps=1", "data.loader.batch_size=2", "data.transform.resize_size=64", "visualize=0"),
         *("data.transform.crop_size=64", "data.loader.num_workers=0", "logger=null", "device=cpu"),
     ),
-    "eagle/train_segmentation_eigen.py": (
+    "eagle_train": (
         *("max_steps=2", "batch_size=2", "num_workers=0", "val_batch_size=2", "step_schedulers=0", "pictures=0"),
         *("res=32", "val_res=32", "dim=16", "logger=null", "device=cpu", "feature_samples=4"),
     ),
-    "eagle/eval_segmentation.py": ("res=32", "num_workers=0", "batch_size=2", "pictures=0", "device=cpu"),
+    "eagle_eval": ("res=32", "num_workers=0", "batch_size=2", "pictures=0", "device=cpu"),
 }
 
 
@@ -150,12 +151,13 @@ def commands_here(monkeypatch) -> list[str]:
     def run(command: list[str], **options: object) -> object:
         if command[0] != sys.executable:
             return real(command, **options)
-        script = Path(command[1]).relative_to(PROJECT).as_posix()
-        started.append(script)
+        door = command[2].rpartition("; ")[2].removesuffix("()")
+        started.append(door)
         data_set.cache_clear()
-        more = SMALLER.get(script, ()) if "job_type=generate" not in command else ("device=cpu",)
+        more = SMALLER.get(door, ()) if "job_type=generate" not in command else ("device=cpu",)
+        monkeypatch.setattr(sys, "argv", [door, *command[3:], *more])
         try:
-            run_script_here(monkeypatch, Path(command[1]), *command[2:], *more)
+            getattr(doors, door)()
         except SystemExit as stop:
             return SimpleNamespace(returncode=bool(stop.code))
         return SimpleNamespace(returncode=0)
@@ -211,7 +213,7 @@ def test_what_is_missing_or_wrong_is_said_in_one_line(places, commands_here, tmp
         (["voc12-lost"], "get the data set from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"),
         (["voc07-lost", given, "--sha256=00"], "weights.pth has the sha256"),
         (["voc07-lost", f"{given},b"], "voc07-lost reads dino_vits16: --weights needs as many, with"),
-        (["voc07-lost", given], "voc07-lost: object-localization/main.py failed, see above; the same command goes on"),
+        (["voc07-lost", given], "voc07-lost: object_localization failed, see above; the same command goes on"),
         (["voc07-lost", "--weights=none.pth"], "no such weights file: "),
         (["voc07-lost", f"--weights={tmp_path.as_uri()}/none.pth"], "none.pth"),
         (["voc07-los"], "no row 'voc07-los'; known are voc07-eigenseg"),

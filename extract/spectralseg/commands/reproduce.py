@@ -124,9 +124,10 @@ def reproduce(name: str, book: dict[str, Any], options: ReproduceOptions) -> Non
     started = time.monotonic()
     for template in row["commands"]:
         for seed in row["seeds"] if "{seed}" in template else [None]:
-            words = list(filter(None, (word.format(**names, seed=seed) for word in template.split())))
-            if subprocess.run([sys.executable, str(project_folder() / words[0]), *words[1:]], check=False).returncode:
-                raise InputError(f"{name}: {words[0]} failed, see above; the same command goes on where it stopped")
+            door, *words = filter(None, (word.format(**names, seed=seed) for word in template.split()))
+            start = f"from spectralseg.doors import {door}; {door}()"
+            if subprocess.run([sys.executable, "-c", start, *words], check=False).returncode:
+                raise InputError(f"{name}: {door} failed, see above; the same command goes on where it stopped")
     found = glob.glob(row["result"], root_dir=out)
     measured = {}
     for figure, keys in row["figures"].items():
