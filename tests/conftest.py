@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 import shared_data
 from file_server import FileServer
+from spectralseg.drawing import charts
 from spectralseg.running.workers import ONE_THREAD
 
 # Everybody draws the same examples, in the same order, whatever was drawn before; `make fuzz` draws new ones.
@@ -89,6 +90,13 @@ def _alone() -> Iterator[None]:
     after = _state_of_process()
     changed = {name: after.get(name) for name in before | after if before.get(name) != after.get(name)}
     assert changed == {}, "left changed"
+
+
+@pytest.fixture(autouse=True)
+def _charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are composed but not rendered, which takes longer than what they show, unless a test looks at them."""
+    if request.node.get_closest_marker("charts") is None:
+        monkeypatch.setattr(charts, "_drawn", lambda figure: Image.new("RGB", (8, 8)))
 
 
 @pytest.fixture(scope="session")

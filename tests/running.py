@@ -1,5 +1,6 @@
 """Run scripts as users do, extract.py on pictures that are small, and check what they say."""
 
+import multiprocessing
 import os
 import re
 import runpy
@@ -50,6 +51,23 @@ def start_command(command: Sequence[object], **options: object) -> subprocess.Po
         return subprocess.Popen([str(word) for word in command], **options)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def forked(work: Callable[[], object], log: Path, **variables: str) -> multiprocessing.Process:
+    """A process that is forked from this one, where everything is imported, for work that speaks into a file."""
+    process = multiprocessing.get_context("fork").Process(target=_logged, args=(work, log, variables))
+    process.start()
+    return process
+
+
+def _logged(work: Callable[[], object], log: Path, variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout = sys.stderr = os.fdopen(file, "w", buffering=1)  # not what pytest reads
+    work()
 
 
 def run_script_here(monkeypatch: pytest.MonkeyPatch, script: Path, *arguments: object) -> None:

@@ -178,7 +178,7 @@ def test_another_run_in_the_folder_is_refused(
 def test_two_processes_train_as_one(run_script: Callable[..., Path], textures: list[str], tmp_path: Path):
     settings = [*textures, "max_steps=4", "val_freq=4", "checkpoint_freq=2", "batch_size=8"]
     alone = run_script(TRAIN, *settings, folder="alone")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
     together = tmp_path / "together"
     result = run_command([*launch, EAGLE / f"{TRAIN}.py", *settings, f"hydra.run.dir={together}"])
     assert result.returncode == 0, result.stderr

@@ -10,6 +10,7 @@ from spectralseg.drawing.charts import confusion_picture
 from spectralseg.files import label_maps
 
 
+@pytest.mark.charts
 def test_diagonal_is_darker_than_the_rest():
     names = ["a", "b", "c"]
     perfect = confusion_picture(np.eye(3, dtype=np.int64) * 7, names, names)

@@ -33,8 +33,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from eagle_layouts import scenes, write_directory
-from eagle_runs import SCRIPTS, data_overrides, write_checkpoint
+from eagle_runs import SCRIPTS, write_checkpoint
 from eagleseg.checkpoints.files import BACKBONE_PREFIX, NAMES, load_checkpoint, published_checkpoint, read_any
 from eagleseg.checkpoints.trained import model_of
 from eagleseg.data.records import features_from_record
@@ -69,42 +68,29 @@ TENSORS = [
 
 
 def prepare(root: Path) -> None:
-    """Two pictures with the files of all stages, evaluations and trainings."""
-    images, names = write_pictures(root / "images", 2, width=48, height=32), "image0.png\nimage1.png\n"
-    (root / "list.txt").write_text(names)
+    """Small pictures with the files of all stages, evaluations and trainings."""
+    kills.prepare(root, count=4, width=48, height=32)
+    (root / "voc" / "segmaps" / "stage.json").write_text('{"command": "made", "arguments": {}}')
     Image.fromarray(np.uint8(np.eye(32, 48)) * 255).save(root / "photograph.jpg")
-    listed = {"images_list": root / "list.txt", "images_root": images}
-    features, eigs, segments = root / "features", root / "eigs", root / "segments"
-    boxes, described, clusters = root / "boxes.pth", root / "described.pth", root / "clusters.pth"
-    run_here("extract_features", **listed, model_name="lab_hog8", output_dir=features)
-    run_here("extract_eigs", images_root=images, features_dir=features, output_dir=eigs, K=4)
-    both = {"features_dir": features, "eigs_dir": eigs}
-    run_here("extract_single_region_segmentations", **both, output_dir=root / "masks")
-    run_here("extract_multi_region_segmentations", **both, output_dir=segments)
-    run_here("extract_bboxes", features_dir=features, segmentations_dir=segments, output_file=boxes)
-    by = {"images_root": images, "bbox_file": boxes, "model_name": "lab_hog8"}
-    run_here("extract_bbox_features", **by, output_file=described)
-    run_here("extract_bbox_clusters", bbox_features_file=described, output_file=clusters, num_clusters=2)
-    run_here("extract_objects", **listed, features_dir=features, output_dir=root / "objects", crf=False)
+    work = kills.targets(root, root, root)
+    for name in MADE:
+        work[name]()
     write_checkpoint(root / "eagle.pth")
+    _write_published(root / "published.ckpt", torch.load(root / "eagle.pth", weights_only=True)["model"])
     torch.save({"blocks.0.attn.qkv.weight": torch.rand(6, 2), "norm.bias": torch.rand(2)}, root / "weights.pth")
     corners = "<xmin>3</xmin><ymin>4</ymin><xmax>20</xmax><ymax>30</ymax>"
     (root / "voc.xml").write_text(f"<annotation><object><bndbox>{corners}</bndbox></object></annotation>")
     found = {"file": "image0.png", "height": 32, "width": 48, "box": [0, 0, 3, 4.5]}
     (root / "found.json").write_text(json.dumps(found))
-    write_directory(root / "data" / "scenes", {"train": scenes(4, width=32, height=32), "val": scenes(2)})
-    SCRIPTS["train_segmentation_eigen"].main([*_training(root), "max_steps=2", f"hydra.run.dir={root / 'trained'}"])
-    names, boxes = ["image0.png", "image1.png"], [[3, 4, 20, 20], [0, 0, 48, 32]]
-    entry = {"image_id": 1, "bbox": [1, 2, 3, 4], "category_id": 1, "iscrowd": 0, "id": 1, "area": 12}
-    images = [{"id": number, "file_name": name, "width": 48, "height": 32} for number, name in enumerate(names)]
-    annotations = [entry | {"id": n + 1, "image_id": n, "bbox": box} for n, box in enumerate(boxes)]
+    size = {"width": 48, "height": 32}
+    images = [{"id": number, "file_name": f"image{number}.png", **size} for number in range(4)]
+    entry = {"bbox": [1, 2, 3, 4], "category_id": 1, "iscrowd": 0, "area": 12}
+    annotations = [entry | {"id": number + 1, "image_id": number} for number in range(4)]
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
     (root / "coco.json").write_text(json.dumps(content))
-    (root / "table.csv").write_text('file,xmin,ymin,xmax,ymax\nimage0.png,3,4,20,20\n"image1.png",0,0,48.0,32\n')
-    _write_published(root / "published.ckpt", torch.load(root / "eagle.pth", weights_only=True)["model"])
-    kills.prepare(root / "self", count=6)
-    (root / "self" / "voc" / "segmaps" / "stage.json").write_text('{"command": "made", "arguments": {}}')
-    self_training.main([*_self_training(root), f"hydra.run.dir={root / 'self' / 'run'}"])
+
+
+MADE = ("features", "eigs", "masks", "segments", "boxes", "described", "clusters", "objects", "eagle", "self")
 
 
 def _write_published(path: Path, model: dict[str, torch.Tensor]) -> None:
@@ -117,25 +103,6 @@ def _write_published(path: Path, model: dict[str, torch.Tensor]) -> None:
     settings = {"n_classes": 3, "cfg": {"model_type": "vit_small", "dino_patch_size": 8, "dim": 8}}
     about = {"epoch": 1, "global_step": 2, "pytorch-lightning_version": "1.8.0", "hyper_parameters": settings}
     torch.save(about | {"state_dict": state}, path)
-
-
-def _localization(root: Path, output: Path) -> list[str]:
-    """Arguments of a localization by stored eigenvectors."""
-    flags = {"dataset": "folder", "images_root": root / "images", "annotations": root / "table.csv"}
-    flags |= {"precomputed_eigs_dir": root / "eigs", "which_matrix": "laplacian", "output_dir": output, "name": "x"}
-    return [*as_flags(**flags), "--eigenseg"]
-
-
-def _self_training(root: Path) -> list[str]:
-    """Overrides of self-training."""
-    data = [f"data.root={root / 'self' / 'voc'}", f"segments_dir={root / 'self' / 'voc' / 'segmaps'}"]
-    return [*kills.SELF_TRAINING.split(), "max_train_steps=1", *data]
-
-
-def _training(root: Path) -> list[str]:
-    """Overrides of EAGLE's training."""
-    few = {"res": 32, "val_res": 32, "batch_size": 2, "val_freq": 1, "checkpoint_freq": 1, "pictures": 0, "dim": 8}
-    return data_overrides(root / "data", "scenes", 3) + [f"{name}={value}" for name, value in few.items()]
 
 
 def _features(path: Path) -> None:
@@ -166,20 +133,20 @@ LOADERS: dict[str, Callable[[Path], object]] = {
     "images/image0.png": load_image,
     "photograph.jpg": load_image,
     "list.txt": lambda path: read_images_list(path, path.parent / "images"),
-    "boxes.pth": records.load_list,
-    "described.pth": lambda path: records.load_list(path, ["features"]),
-    "clusters.pth": lambda path: records.load_list(path, ["clusters"]),
+    "boxes/all.pth": records.load_list,
+    "described/all.pth": lambda path: records.load_list(path, ["features"]),
+    "clusters/all.pth": lambda path: records.load_list(path, ["clusters"]),
     "objects/objects.json": _objects,
     "objects/image0.objects.json": lambda path: records.check(load_json(path), records.OBJECTS, path),
     "eagle.pth": lambda path: model_of(load_checkpoint(path), path),
     "weights.pth": read_checkpoint,
-    "trained/last.pth": lambda path: records.check(load_checkpoint(path), records.EAGLE_RUN, path),
+    "eagle/last.pth": lambda path: records.check(load_checkpoint(path), records.EAGLE_RUN, path),
     "found.json": lambda path: records.check(load_json(path), records.FOUND_BOX, path),
     "voc.xml": ground_truth.voc_boxes,
     "coco.json": coco.read_coco_boxes,
     "table.csv": ground_truth.read_table,
     "published.ckpt": _published,
-    "self/run/checkpoint-latest.pth": load_model,
+    "self/checkpoint-latest.pth": load_model,
 }
 
 
@@ -286,123 +253,86 @@ def refusal(work: Callable[[], object]) -> str:
 
 def state(root: Path) -> dict[str, int]:
     """Relative path -> time of the last change, of all files."""
-    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    folders = ((os.path.relpath(folder, root), folder, names) for folder, _, names in os.walk(root))
+    return {f"{below}/{name}": os.stat(f"{at}/{name}").st_mtime_ns for below, at, names in folders for name in names}
+
+
+LATEST, VOC, LABEL = "self/checkpoint-latest.pth", "voc/VOCdevkit/VOC2012", "data/scenes/labels/val/scene0.png"
+READS = {
+    "features": ["list.txt", "images/image0.png"],
+    "eigs": ["features/image0.pth", "features/stage.json", "images/image0.png"],
+    "masks": ["eigs/image0.pth", "features/image0.pth", "eigs/stage.json"],
+    "segments": ["eigs/image0.pth", "features/image0.pth", "eigs/stage.json"],
+    "boxes": ["segments/image0.png", "features/image0.pth", "segments/stage.json"],
+    "described": ["boxes/all.pth", "images/image0.png"],
+    "clusters": ["described/all.pth"],
+    "semantic": ["clusters/all.pth", "segments/image0.png"],
+    "sharp": ["segments/image0.png", "images/image0.png", "list.txt"],
+    "objects": ["features/image0.pth", "list.txt"],
+    "sheets": ["eigs/image0.pth", "features/image0.pth", "images/image0.png"],
+    "pages": ["objects/objects.json", "images/image0.png"],
+    "run": ["images/image0.png"],
+    "localized": ["eigs/image0.pth", "images/image0.png", "table.csv"],
+    "localized again": ["found.json"],
+    "shown": ["eagle/last.pth", "images/image0.png"],
+    "average precision": ["objects/objects.json", "coco.json"],
+    "scores of masks": ["masks/image0.png", "segments/image0.png"],
+    "scores of eagle": ["eagle/last.pth", LABEL],
+    "eagle again": ["eagle/last.pth", "eagle/settings.json", "eagle/metrics.jsonl"],
+    "self again": [LATEST],
+    "predictions": [LATEST, f"{VOC}/ImageSets/Segmentation/val.txt"],
+    "label maps": [
+        f"{VOC}/ImageSets/Segmentation/val.txt",
+        f"{VOC}/SegmentationClass/image0.png",
+        "voc/segmaps/image0.png",
+    ],
+}
 
 
 def commands(root: Path) -> dict[str, tuple[list[str], Callable[[], object]]]:
     """Name -> the files that it reads, and the command, which writes below ``out`` alone."""
     out = root / "out"
-    listed = {"images_list": root / "list.txt", "images_root": root / "images"}
-    features, eigs, segments = root / "features", root / "eigs", root / "segments"
-    both, boxes = {"features_dir": features, "eigs_dir": eigs}, root / "boxes.pth"
-    by = {"images_root": root / "images", "bbox_file": boxes, "model_name": "lab_hog8"}
-    sharp = {"segmentations_dir": segments, "num_classes": 4, "downsample_factor": 8, "it": 1, "crf_backend": "torch"}
-    named = {"segmentations_dir": segments, "bbox_clusters_file": root / "clusters.pth"}
-    described = {"bbox_features_file": root / "described.pth", "num_clusters": 2}
-    files, of = (
-        {
-            "extract_features": (listed | {"model_name": "lab_hog8"}, ["list.txt", "images/image0.png"]),
-            "extract_eigs": (
-                {"images_root": root / "images", "features_dir": features, "K": 3, "image_color_lambda": 1},
-                ["features/image0.pth", "features/stage.json", "images/image0.png"],
-            ),
-            "extract_single_region_segmentations": (
-                both,
-                ["eigs/image0.pth", "features/image0.pth", "eigs/stage.json"],
-            ),
-            "extract_multi_region_segmentations": (both, ["eigs/image0.pth", "features/image0.pth", "eigs/stage.json"]),
-            "extract_bboxes": (
-                {"features_dir": features, "segmentations_dir": segments},
-                ["segments/image0.png", "features/image0.pth", "segments/stage.json"],
-            ),
-            "extract_bbox_features": (by, ["boxes.pth", "images/image0.png"]),
-            "extract_bbox_clusters": (described, ["described.pth"]),
-            "extract_semantic_segmentations": (named, ["clusters.pth", "segments/image0.png"]),
-            "extract_crf_segmentations": (listed | sharp, ["segments/image0.png", "images/image0.png", "list.txt"]),
-            "extract_objects": (
-                listed | {"features_dir": features, "crf": False},
-                ["features/image0.pth", "list.txt"],
-            ),
-            "vis_eigs": (
-                {"images_root": root / "images", "eigs_dir": eigs, "features_dir": features},
-                ["eigs/image0.pth", "features/image0.pth", "images/image0.png"],
-            ),
-            "vis_objects": (
-                {"objects_file": root / "objects" / "objects.json", "images_root": root / "images"},
-                ["objects/objects.json", "images/image0.png"],
-            ),
-        },
-        {},
-    )
-    for name, (flags, inputs) in files.items():
-        is_file = name.startswith("extract_bbox")
-        target = {"output_file": out / "result.pth"} if is_file else {"output_dir": out / "results"}
-        of[name] = (inputs, lambda name=name, flags=flags | target: run_here(name, **flags))
-    plain = {"model_name": "lab_hog8", "crf": False, "images": root / "images", "output": out / "run"}
-    of["run"] = (["images/image0.png"], lambda: run_here("run", **plain))
-    of["localize"] = (
-        ["eigs/image0.pth", "images/image0.png", "table.csv"],
-        lambda: command.main(_localization(root, out)),
-    )
+    work: dict[str, Callable[[], object]] = {**kills.targets(root, out, root)}
 
     def from_boxes() -> None:
-        command.main(_localization(root, out))
-        shutil.copyfile(root / "found.json", out / "folder_images" / "x" / "boxes" / "image0.box.json")
-        command.main(_localization(root, out))
+        work["localized"]()
+        shutil.copyfile(root / "found.json", out / "localized" / "folder_images" / "x" / "boxes" / "image0.box.json")
+        work["localized"]()
 
-    of["localize again"] = (["found.json"], from_boxes)
-    demo = {
-        "model_path": root / "eagle.pth",
-        "image_dir": root / "images",
-        "res": 32,
-        "run_crf": False,
-        "device": "cpu",
-    }
-    arguments = [*(f"{name}={value}" for name, value in demo.items()), f"hydra.run.dir={out}"]
-    of["demo_segmentation"] = (["eagle.pth", "images/image0.png"], lambda: SCRIPTS["demo_segmentation"].main(arguments))
+    def train_on() -> None:
+        shutil.copytree(root / "eagle", out / "eagle")
+        arguments = [*kills.eagle_trained(root), "max_steps=9", f"hydra.run.dir={out / 'eagle'}"]
+        SCRIPTS["train_segmentation_eigen"].main(arguments)
+
+    def self_train_on() -> None:
+        shutil.copytree(root / "self", out / "self")
+        work["self"]()
+
     ap = as_flags(objects=root / "objects" / "objects.json", dataset="folder", images_root=root / "images")
     ap += as_flags(annotations=root / "coco.json", output_dir=out)
-    of["average precision"] = (["objects/objects.json", "coco.json"], lambda: command.main(ap))
     masks = [f"data_root={root}", f"predictions.root={root}", "predictions.run=masks", f"hydra.run.dir={out}"]
     masks.append("data=[{name: own, folder: ., images_dir: images, labels_dir: segments}]")
-    of["masks"] = (
-        ["masks/image0.png", "segments/image0.png"],
-        lambda: hydra_app.run(evaluate, "object-segmentation/eval", masks),
-    )
     labelled = [
-        f"model_path={root / 'trained' / 'last.pth'}",
+        f"model_path={root / 'eagle' / 'last.pth'}",
         f"pytorch_data_dir={root / 'data'}",
         "device=cpu",
         "res=32",
     ]
     labelled += ["run_crf=false", "num_workers=0", "pictures=0", f"hydra.run.dir={out}"]
-    label = "data/scenes/labels/val/" + sorted(os.listdir(root / "data" / "scenes" / "labels" / "val"))[0]
-    of["eval_segmentation"] = (["trained/last.pth", label], lambda: SCRIPTS["eval_segmentation"].main(labelled))
-
-    def go_on() -> None:
-        shutil.copytree(root / "trained", out / "trained")
-        SCRIPTS["train_segmentation_eigen"].main([*_training(root), "max_steps=3", f"hydra.run.dir={out / 'trained'}"])
-
-    of["training"] = (["trained/last.pth", "trained/settings.json", "trained/metrics.jsonl"], go_on)
-    latest, voc = "self/run/checkpoint-latest.pth", "self/voc/VOCdevkit/VOC2012"
-
-    def go_on_with_self_training() -> None:
-        shutil.copytree(root / "self" / "run", out / "run")
-        self_training.main([*_self_training(root), f"hydra.run.dir={out / 'run'}"])
-
-    of["self-training"] = ([latest], go_on_with_self_training)
-    own = [*_self_training(root), f"hydra.run.dir={out}"]
-    made = [*own, "job_type=generate", f"checkpoint={root / latest}", f"generate_dir={out / 'made'}"]
-    made.append(f"generate_list={root / voc}/ImageSets/Segmentation/val.txt")
-    of["generate"] = ([latest, f"{voc}/ImageSets/Segmentation/val.txt"], lambda: self_training.main(made))
-    scored = [*_self_training(root)[-2:], "visualize=0", f"hydra.run.dir={out}", "data.loader.num_workers=0"]
-    read = [
-        f"{voc}/ImageSets/Segmentation/val.txt",
-        f"{voc}/SegmentationClass/image0.png",
-        "self/voc/segmaps/image0.png",
-    ]
-    of["label maps"] = (read, lambda: evaluation.main(scored))
-    return of
+    predicted = [*kills.self_trained(root), "job_type=generate", f"checkpoint={root / LATEST}"]
+    predicted += [f"generate_dir={out / 'made'}", f"generate_list={root / VOC}/ImageSets/Segmentation/val.txt"]
+    scored = [*kills.self_trained(root)[-2:], "visualize=0", f"hydra.run.dir={out}", "data.loader.num_workers=0"]
+    work |= {
+        "localized again": from_boxes,
+        "eagle again": train_on,
+        "self again": self_train_on,
+        "average precision": lambda: command.main(ap),
+        "scores of masks": lambda: hydra_app.run(evaluate, "object-segmentation/eval", masks),
+        "scores of eagle": lambda: SCRIPTS["eval_segmentation"].main(labelled),
+        "predictions": lambda: self_training.main([*predicted, f"hydra.run.dir={out}"]),
+        "label maps": lambda: evaluation.main(scored),
+    }
+    return {name: (files, work[name]) for name, files in READS.items()}
 
 
 # --- the three rounds -----------------------------------------------------------------------------------------------

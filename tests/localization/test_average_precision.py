@@ -75,6 +75,7 @@ def directly(truth: dict, found: list[dict], kind: str) -> np.ndarray:
     return 100 * evaluation.stats
 
 
+@pytest.mark.charts
 def test_coco_photographs_as_pycocotools_says(localization, tmp_path):
     """64 images, 547 annotations, through main.py; boxes and masks, whose outlines are polygons and runs."""
     folder = shared() / "data" / "COCO"

@@ -69,6 +69,7 @@ def test_what_cannot_be_compared(flags, complaint):
         main(flags)
 
 
+@pytest.mark.charts
 def test_bars_and_floors():
     picture = bars_picture({"CorLoc": {"bars": {"a": 50.0, "b": 10.0}, "floors": {"whole box": 30.0}}})
     colours = {colour for _, colour in picture.getcolors(1 << 20)}

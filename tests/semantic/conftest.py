@@ -1,16 +1,15 @@
 """Run evaluation and self-training in this process, on data sets that are made for a test."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from semanticseg import evaluation, report, self_training
+from semanticseg import evaluation, self_training
 from shared_data import shared
 from spectralseg.running.hydra_app import run
 
@@ -47,22 +46,13 @@ def voc(tmp_path: Path) -> VocLike:
     return VocLike(tmp_path / "data")
 
 
-def runner(
-    task: Callable[..., None], config: str, always: Sequence[str], draws: ModuleType, patch: pytest.MonkeyPatch
-) -> Callable[..., dict[str, Any]]:
-    """``run("key=value", ...)`` -> results.json of the run folder (of several seeds: seeds.json).
-
-    ``draws`` is the module that draws the confusion matrix: not where a test asks for no pictures, because it takes
-    longer than all the rest.
-    """
+def runner(task: Callable[..., None], config: str, *always: str) -> Callable[..., dict[str, Any]]:
+    """``run("key=value", ...)`` -> results.json of the run folder (of several seeds: seeds.json)."""
 
     def call(*overrides: object) -> dict[str, Any]:
         settings = [*always, *map(str, overrides)]
         chosen = dict(setting.split("=", 1) for setting in settings if "=" in setting)
-        with patch.context() as for_this_run:
-            if chosen["visualize"] == "0":
-                for_this_run.setattr(draws, "save_confusion", lambda *_: None)
-            run(task, config, settings)
+        run(task, config, settings)
         name = "seeds.json" if "seeds" in chosen else "results.json"
         return json.loads((Path(chosen["hydra.run.dir"]) / name).read_text())
 
@@ -73,16 +63,14 @@ def runner(
 def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """``evaluate("key=value", ...)`` -> results.json, in the folder ``results`` of the test."""
     monkeypatch.chdir(tmp_path)
-    always = ("hydra.run.dir=results", "visualize=0")
-    return runner(evaluation.evaluate, "semantic-segmentation/eval", always, evaluation, monkeypatch)
+    return runner(evaluation.evaluate, "semantic-segmentation/eval", "hydra.run.dir=results", "visualize=0")
 
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """``train("key=value", ...)`` -> results.json of a small training, in the folder ``run`` of the test."""
     monkeypatch.chdir(tmp_path)
-    always = (*SMALL, "hydra.run.dir=run")
-    return runner(self_training.train, "semantic-segmentation/train", always, report, monkeypatch)
+    return runner(self_training.train, "semantic-segmentation/train", *SMALL, "hydra.run.dir=run")
 
 
 SMALL = (

@@ -1,14 +1,13 @@
 """Self-training: it learns, goes on where it stopped, and says what is wrong."""
 
 import functools
+import itertools
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 
-from running import error_line, run_command, start_command
+from faults import kills
+from running import error_line, forked
 from semanticseg import self_training
 from semanticseg.augment import seed_of
 from semanticseg.deeplab import build_model
@@ -26,11 +27,9 @@ from semanticseg.prediction import predict
 from semanticseg.run_folder import load_model
 from semanticseg.self_training import Trainer, self_training_loss
 from semanticseg.settings import Model
-from shared_data import PROJECT
 from spectralseg.running.launching import make_accelerator
 
 CAT, DOG = 8, 12
-TRAIN = str(PROJECT / "semantic-segmentation" / "train.py")
 MATCHING = "matching='[(0, 0), (1, 8), (2, 12)]'"
 
 
@@ -250,7 +249,7 @@ def test_20_steps_are_those_of_a_plain_loop(train, squares, tmp_path: Path, monk
         assert (state["model"][name] - expected).float().norm() <= 1e-4 * travelled, name
 
 
-# as users start it
+# --- in processes of their own ---
 
 
 @pytest.mark.slow
@@ -258,9 +257,16 @@ def test_two_processes_train_as_one_does_and_report_once(train, squares, small, 
     settings = (*squares.settings, MATCHING, "data.loader.batch_size=12", "max_train_steps=5", "lr=0.002")
     settings += ("evaluate_every=100",)
     one = train(*settings)["history"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", TRAIN]
-    done = run_command([*launch, *small, *settings, f"hydra.run.dir={tmp_path / 'two'}"])
-    assert done.returncode == 0, done.stderr
+    work = functools.partial(self_training.main, [*small, *settings, f"hydra.run.dir={tmp_path / 'two'}"])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    AcceleratorState._reset_state(reset_partial_state=True)  # which says that one process trains
+    logs = [tmp_path / f"{rank}.log" for rank in "01"]
+    processes = [forked(work, log, RANK=log.stem, LOCAL_RANK=log.stem, **launched) for log in logs]
+    for process in processes:
+        process.join(300)
+    printed = "".join(log.read_text() for log in logs)
+    assert [process.exitcode for process in processes] == [0, 0], printed
     two = json.loads((tmp_path / "two" / "results.json").read_text())["history"]
     assert [entry["step"] for entry in two] == [entry["step"] for entry in one] == [0, 5]
     assert two[0]["miou"] == one[0]["miou"]  # the same weights, and each image counted once
@@ -268,31 +274,35 @@ def test_two_processes_train_as_one_does_and_report_once(train, squares, small, 
     # then the batch norms of each process see half a batch
     assert two[1]["loss"] == pytest.approx(one[1]["loss"], rel=0.15)
     assert two[1]["miou"] == pytest.approx(one[1]["miou"], abs=0.15)
-    assert "2 processes on cpu" in done.stdout
+    assert "2 processes on cpu" in printed
     for once in (r"12 images to train on", r"^step 0, ", r"step 5, ", r"^best: mIoU", r"^results -> "):
-        assert len(re.findall(once, done.stdout, re.MULTILINE)) == 1, once
+        assert len(re.findall(once, printed, re.MULTILINE)) == 1, once
 
 
 @pytest.mark.slow
-def test_killed_and_started_again(squares, small, tmp_path: Path):
-    settings = (*squares.settings, MATCHING, "max_train_steps=9")
-    # Each run in a process of its own: sums depend on what else a process has done with torch's threads and memory.
-    command = [sys.executable, TRAIN, *small, *settings, f"hydra.run.dir={tmp_path / 'killed'}"]
-    latest = tmp_path / "killed" / "checkpoint-latest.pth"
-    seen, deadline = set(), time.monotonic() + 300
-    process = start_command(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while len(seen) < 2 and process.poll() is None and time.monotonic() < deadline:  # of step 0 and one more
-            seen |= {latest.stat().st_mtime_ns} if latest.exists() else set()
-            time.sleep(0.01)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+def test_killed_and_started_again(squares, small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """While it writes; each run in a process of its own, which this one's torch has left alone."""
+    settings, replace, calls = (*small, *squares.settings, MATCHING, "max_train_steps=9"), os.replace, itertools.count()
+
+    def start(folder: str) -> int | None:
+        work = functools.partial(self_training.main, [*settings, f"hydra.run.dir={tmp_path / folder}"])
+        return kills.run(work, tmp_path / "log")
+
+    def replace_or_die(*paths: Any) -> None:
+        if next(calls) == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace_or_die)
+        assert start("killed") == -signal.SIGKILL
+    assert list((tmp_path / "killed").glob(".*"))  # what it was writing
     before = checkpoint(tmp_path / "killed")["step"]
     assert 0 < before < 9
-    assert f"going on at step {before} of 9" in run_command(command).stdout
-    assert run_command([*command[:-1], f"hydra.run.dir={tmp_path / 'run'}"]).returncode == 0
+    assert start("killed") == 0
+    assert f"going on at step {before} of 9" in (tmp_path / "log").read_text()
+    assert start("run") == 0
     whole, resumed = (checkpoint(tmp_path / folder) for folder in ("run", "killed"))
     assert whole["history"] == resumed["history"]
     assert all(torch.equal(value, resumed["model"][name]) for name, value in whole["model"].items())
-    assert not list((tmp_path / "killed").glob(".*"))  # what the killed process was writing
+    assert not list((tmp_path / "killed").glob(".*"))
