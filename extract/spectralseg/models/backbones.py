@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import timm
 import torch
-from timm.layers import PatchEmbed
 from torch import Tensor
 from torch.nn import functional
 
@@ -162,6 +160,8 @@ def load_backbone(name: str, weights: str | None = None, device: str | torch.dev
 
 
 def _timm_source(name: str) -> Source:
+    import timm  # here, because it takes seconds, which lab_graph and lab_hog do without
+
     if not timm.is_model(name):
         known = [*SOURCES, *STATISTICS]
         raise InputError(
@@ -172,6 +172,9 @@ def _timm_source(name: str) -> Source:
 
 
 def _build(timm_name: str, pretrained: bool = False) -> Vit:
+    import timm
+    from timm.layers import PatchEmbed
+
     try:
         model = timm.create_model(timm_name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
     except TypeError:  # dynamic_img_size is what every plain ViT of timm understands
