@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from running import refused_here, run_here
-from shared_data import SAMPLES
+from running import picture, refused_here, run_here, write_pictures
 from spectralseg.api import object_box
 from spectralseg.commands.run import find_photographs
 from spectralseg.errors import InputError
@@ -26,12 +24,11 @@ def photographs(tmp_path: Path) -> Path:
     """Other formats and sub-folders, a large photograph, one on its side, a file that is no image."""
     folder = tmp_path / "photographs"
     (folder / "holiday").mkdir(parents=True)
-    coffee = Image.open(SAMPLES / "images" / "coffee.jpg")
-    coffee.resize((1200, 800)).save(folder / "large.WEBP")
-    coffee.save(folder / "holiday" / "cup.png")
+    picture(0, 1200, 800).save(folder / "large.WEBP")
+    picture(1, 96, 64).save(folder / "holiday" / "cup.png")
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    Image.open(SAMPLES / "images" / "chelsea.jpg").save(folder / "turned.jpg", exif=exif)
+    picture(2, 91, 60).save(folder / "turned.jpg", exif=exif)
     (folder / "broken.jpg").write_text("no image")
     (folder / "notes.txt").write_text("no image either")
     return folder
@@ -50,7 +47,7 @@ def test_photographs_of_all_kinds(photographs: Path, tmp_path: Path, capsys: pyt
     assert list(results["failed"]) == ["broken"]
     assert len(json.loads((out / "objects" / "objects.json").read_text())["images"]) == 3
     assert (out / "index.html").read_text().count('alt="objects') == 3
-    sizes = {"holiday__cup": (600, 400), "large": (1200, 800), "turned": (300, 451)}
+    sizes = {"holiday__cup": (96, 64), "large": (1200, 800), "turned": (60, 91)}
     assert {result["id"]: (result["width"], result["height"]) for result in results["images"]} == sizes
     for result in results["images"]:
         mask, cutout = Image.open(out / result["mask"]), Image.open(out / result["cutout"])
@@ -72,9 +69,7 @@ def test_photographs_of_all_kinds(photographs: Path, tmp_path: Path, capsys: pyt
 
 
 def test_a_second_run_does_nothing_again_and_a_new_photograph_joins(tmp_path: Path):
-    photographs, out = tmp_path / "photographs", tmp_path / "out"
-    photographs.mkdir()
-    shutil.copy(SAMPLES / "images" / "chelsea.jpg", photographs)
+    photographs, out = write_pictures(tmp_path / "photographs", 1), tmp_path / "out"
     run(photographs, out)
     stages = ("images", "features", "eigs", "single_region_segmentation/patches", "masks", "cutouts")
 
@@ -82,7 +77,7 @@ def test_a_second_run_does_nothing_again_and_a_new_photograph_joins(tmp_path: Pa
         return {path: path.stat().st_mtime_ns for stage in stages for path in (out / stage).glob("*.p*")}
 
     before = files()
-    shutil.copy(SAMPLES / "images" / "rocket.jpg", photographs)
+    picture(1).save(photographs / "rocket.png")
     run(photographs, out)
     after = files()
     assert before.items() <= after.items()
@@ -90,28 +85,30 @@ def test_a_second_run_does_nothing_again_and_a_new_photograph_joins(tmp_path: Pa
 
 
 def test_other_arguments_in_a_filled_folder(tmp_path: Path):
-    run(SAMPLES / "images", tmp_path, "--nocrf")
+    images, out = write_pictures(tmp_path / "images", 2), tmp_path / "out"
+    run(images, out, "--nocrf")
     with pytest.raises(SystemExit, match="K=5 instead of 6"):
-        run(SAMPLES / "images", tmp_path, "--nocrf", "--K", 6)
-    run(SAMPLES / "images", tmp_path, "--nocrf", "--K", 6, "--overwrite")
-    results = {path: path.read_bytes() for folder in ("masks", "cutouts") for path in (tmp_path / folder).glob("*.png")}
-    assert len(results) == 2 * 4
+        run(images, out, "--nocrf", "--K", 6)
+    run(images, out, "--nocrf", "--K", 6, "--overwrite")
+    results = {path: path.read_bytes() for folder in ("masks", "cutouts") for path in (out / folder).glob("*.png")}
+    assert len(results) == 2 * 2
     with pytest.raises(SystemExit, match="mask_format=palette instead of binary"):
-        run(SAMPLES / "images", tmp_path, "--nocrf", "--K", 6, "--mask_format", "binary")
-    run(SAMPLES / "images", tmp_path, "--nocrf", "--K", 6, "--mask_format", "binary", "--overwrite")
+        run(images, out, "--nocrf", "--K", 6, "--mask_format", "binary")
+    run(images, out, "--nocrf", "--K", 6, "--mask_format", "binary", "--overwrite")
     assert {path: path.read_bytes() for path in results} == results
-    patches = tmp_path / "single_region_segmentation" / "patches" / "coffee.png"
+    patches = out / "single_region_segmentation" / "patches" / "image0.png"
     assert set(np.unique(np.array(Image.open(patches)))) == {0, 255}
 
 
 def test_without_pydensecrf_torch_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
-    run(SAMPLES / "images", tmp_path)
-    sharp = tmp_path / "single_region_segmentation" / "crf"
-    assert len(list(sharp.glob("*.png"))) == 4
+    images, out = write_pictures(tmp_path / "images", 2), tmp_path / "out"
+    run(images, out)
+    sharp = out / "single_region_segmentation" / "crf"
+    assert len(list(sharp.glob("*.png"))) == 2
     assert json.loads((sharp / "stage.json").read_text())["arguments"]["crf_backend"] == "torch"
     with pytest.raises(SystemExit, match="there is no pydensecrf here"):
-        run(SAMPLES / "images", tmp_path, "--crf_backend", "pydensecrf")
+        run(images, out, "--crf_backend", "pydensecrf")
 
 
 def test_names_that_would_collide(tmp_path: Path):
@@ -141,11 +138,12 @@ def test_nothing_to_do(tmp_path: Path):
 
 
 def test_one_file_in_one_file_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    photograph, cut, box = SAMPLES / "images" / "coffee.jpg", tmp_path / "cut.png", tmp_path / "box.json"
+    photograph, cut, box = tmp_path / "images" / "image0.png", tmp_path / "cut.png", tmp_path / "box.json"
+    write_pictures(photograph.parent, 1)
     run(photograph, tmp_path / "folder", "--nocrf")
     run(photograph, cut, "--nocrf")
     run(photograph, box, "--nocrf")
-    assert cut.read_bytes() == (tmp_path / "folder" / "cutouts" / "coffee.png").read_bytes()
+    assert cut.read_bytes() == (tmp_path / "folder" / "cutouts" / "image0.png").read_bytes()
     (result,) = json.loads((tmp_path / "folder" / "results.json").read_text())["images"]
     assert json.loads(box.read_text()) == {name: result[name] for name in ("file", "width", "height", "box")}
     flags = {"model_name": "lab_hog", "images": photograph}
@@ -154,4 +152,4 @@ def test_one_file_in_one_file_out(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "broken.jpg").write_text("no image")
     flags["images"] = tmp_path / "broken.jpg"
     assert "cannot be read" in refused_here(capsys, "run", **flags, output=tmp_path / "a.png")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["box.json", "broken.jpg", "cut.png", "folder"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["box.json", "broken.jpg", "cut.png", "folder", "images"]
