@@ -1,5 +1,6 @@
 """crop_datasets.py: five crops of each image, whole or not at all, and what reads them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,13 +128,10 @@ def test_void_and_cityscapes(tmp_path):
     assert set(np.unique(item["label"])) <= set(np.unique(np.where(centre < 7, -1, centre - 7)))
 
 
-def test_without_labels(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_directory(tmp_path / "mine", {"train": scenes(1)}, labels=False)
-    mine = ["dataset_name=directory", "dir_dataset_name=mine", "dir_dataset_n_classes=3"]
-    main([f"pytorch_data_dir={tmp_path}", *mine])
-    assert not (tmp_path / "cropped" / NAME / "label").exists()
-    assert not open_crops(tmp_path).has_labels
+def test_without_labels(crop, data):
+    shutil.rmtree(data / "mine" / "labels")
+    assert not (crop() / "label").exists()
+    assert not open_crops(data).has_labels
 
 
 def test_camvid(tmp_path, monkeypatch, capsys):
@@ -186,21 +184,15 @@ def test_a_folder_of_others_is_left_alone(crop, refused, data):
     assert (folder / "0.jpg").read_bytes() == b"mine"
 
 
-def test_images_that_cannot_be_cropped(refused, data):
+def test_images_that_cannot_be_cropped_are_named(refused, data, capsys):
     scene(0, 1, 9, classes=1)[0].save(data / "mine" / "imgs" / "train" / "scene1.jpg")
     Image.new("L", (1, 9)).save(data / "mine" / "labels" / "train" / "scene1.png")
     (data / "mine" / "imgs" / "train" / "scene2.jpg").write_bytes(b"no image")
     assert refused() == "2 of 3 images failed in crop_datasets: see the lines above"
+    assert "an image of 1x9 pixels is too small for crops of ratio 0.5" in capsys.readouterr().err
     assert sorted(path.name for path in (data / "cropped" / NAME / "img" / "train").glob("*.jpg"))[-1] == "4.jpg"
     with pytest.raises(InputError, match=r"lacks the crop 5\.jpg"):
         open_crops(data)
-
-
-def test_what_failed_is_named(refused, data, capsys):
-    scene(0, 1, 9, classes=1)[0].save(data / "mine" / "imgs" / "train" / "scene1.jpg")
-    Image.new("L", (1, 9)).save(data / "mine" / "labels" / "train" / "scene1.png")
-    refused()
-    assert "an image of 1x9 pixels is too small for crops of ratio 0.5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -224,16 +216,8 @@ def test_settings_that_cannot_be(refused, data, argument, expected):
 # --- reading crops that are not all there ---
 
 
-def test_published_crops_have_no_description(crop, data):
-    folder = crop()
-    (folder / "img" / "train" / "stage.json").unlink()
-    assert len(open_crops(data)) == 15
-    (folder / "img" / "train" / "14.jpg").unlink()
-    with pytest.raises(InputError, match=r"lacks the crop 14\.jpg"):
-        open_crops(data)
-
-
-def test_crops_that_are_missing(crop, data):
+def test_crops_that_are_missing_or_do_not_fit(crop, data):
+    """With the description of the crops, and, as of the published ones, without."""
     with pytest.raises(
         InputError, match=r"no such folder: .*; make the crops with crop_datasets\.py, or set crop_type=null"
     ):
@@ -242,13 +226,14 @@ def test_crops_that_are_missing(crop, data):
     (folder / "label" / "train" / "3.png").unlink()
     with pytest.raises(InputError, match=r"lacks 3\.png, and 0 more label maps of its crops"):
         open_crops(data)
-
-
-def test_labels_beyond_the_classes(crop, data):
-    folder = crop()
     Image.fromarray(np.full((28, 40), 4, np.uint8)).save(folder / "label" / "train" / "3.png")
     with pytest.raises(InputError, match=r"3\.png holds the label 4, beyond those of"):
         _ = open_crops(data)[3]
+    (folder / "img" / "train" / "stage.json").unlink()
+    assert len(open_crops(data)) == 15
+    (folder / "img" / "train" / "14.jpg").unlink()
+    with pytest.raises(InputError, match=r"lacks the crop 14\.jpg"):
+        open_crops(data)
 
 
 # --- from the crops through the extract stage ---

@@ -35,6 +35,8 @@ def mixed(tmp_path):
         "text.jpg": b"\xef\xbb\xbfnot an image\r\n",
         "cut-png.png": (folder / "rgb.png").read_bytes()[:-500],
         "cut-jpg.jpg": (folder / "turned.jpg").read_bytes()[:-500],
+        "header.jpg": (folder / "turned.jpg").read_bytes()[:20],
+        "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",  # Pillow knows it
     }
     for name, content in broken.items():
         (folder / name).write_bytes(content)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from running import Trap, contents, environment, run_command
+from running import Trap, contents, environment, forked, run_command
 from spectralseg.errors import InputError, OutputError
 from spectralseg.files import records, storage
 
@@ -81,15 +82,14 @@ def test_leftovers_of_the_dead_are_removed_and_of_the_living_kept(tmp_path):
 
 def test_what_atomic_write_leaves_behind_is_a_leftover(tmp_path):
     """A killed process: its temporary file is hidden from every reader, and the next run removes it."""
-    code = f"""
-import os
-from spectralseg.files.storage import atomic_write
-with atomic_write({str(tmp_path / "a.pth")!r}) as file:
-    file.write(b"half")
-    file.flush()
-    os._exit(1)
-"""
-    subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+
+    def die_while_writing():
+        with storage.atomic_write(tmp_path / "a.pth") as file:
+            file.write(b"half")
+            file.flush()
+            os._exit(1)
+
+    forked(die_while_writing, Path(os.devnull)).join()
     (name,) = contents(tmp_path)
     assert name.startswith(f".a.pth.{HOST}-")
     with pytest.raises(InputError, match=r"no \*.pth file"):
