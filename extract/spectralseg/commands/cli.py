@@ -596,6 +596,99 @@ def run(
     )
 
 
+def stream(
+    shards: str,
+    output_dir: str,
+    model_name: str,
+    images_root: str | None = None,
+    image_column: str = "image",
+    weights: str | None = None,
+    dtype: str = "float32",
+    which_block: int = -1,
+    which_features: str = "k",
+    debias: str | None = None,
+    resize: int | None = None,
+    center_crop: int | None = None,
+    max_size: int | None = None,
+    which_matrix: str | None = None,
+    K: int | None = None,
+    image_color_lambda: float = 0.0,
+    color_grid: str = "cropped",
+    foreground: str | None = None,
+    num_segments: int = 4,
+    eigenvectors: str = "none",
+    batch_size: int = 64,
+    actors: int | None = None,
+    device: str = "auto",
+    ray_address: str | None = None,
+) -> None:
+    r"""From shards of images to tables of boxes, masks and segments in one pass, on Ray Data: for millions of images.
+
+    Example:
+        python extract.py stream \
+            --shards '../data/shards/images-{000..019}.tar' --model_name dino_vits16 --output_dir ../outputs/tables
+
+    Writes <output_dir>/<shard>.parquet for each shard, a row for each image: id, shard, name, error, width, height (as
+    the backbone saw it), rows, columns, step (of the grid), box, score, mask (COCO RLE at the grid), segments (label,
+    counts, score, box), eigenvalues, eigenvectors if asked for. unpack makes the usual stage files of them. An image
+    that cannot be handled is a row with its error. Killed, it goes on when it is started again.
+
+    Args:
+        shards: WebDataset tars, Parquet files with a column of images, or text files with one image name per line;
+            several with commas between or numbered, {000..999}; paths, or addresses such as s3://bucket/a.tar.
+        output_dir: Folder of the tables, or its address.
+        model_name: Backbone, as for extract_features, auto left out.
+        images_root: Folder or address that the names in text files are relative to.
+        image_column: Of Parquet files: bytes, or a struct with bytes, as Hugging Face data sets have.
+        weights: As for extract_features; a path must be there on every machine.
+        dtype: As for extract_features.
+        which_block: Block to read.
+        which_features: Feature that the graph is made of: k, q, v or out.
+        debias: As for extract_features.
+        resize: As for extract_features.
+        center_crop: As for extract_features.
+        max_size: As for extract_features.
+        which_matrix: As for extract_eigs. Default: laplacian, with lab_graph local.
+        K: Number of eigenvectors. Default: 5, with lab_graph 20.
+        image_color_lambda: As for extract_eigs.
+        color_grid: As for extract_eigs.
+        foreground: As for extract_single_region_segmentations. Default: eigenvector, with lab_graph robust.
+        num_segments: Number of segments.
+        eigenvectors: Store them too: float16 or float32.
+        batch_size: Images that are read, computed and written together; those of one size share a batch on a GPU.
+        actors: Processes that hold the backbone. Default: one per GPU, or per core.
+        device: auto, cpu or cuda.
+        ray_address: Of a Ray cluster to join, as ray start --head tells it. Default: this machine alone.
+    """
+    from spectralseg.commands import features
+    from spectralseg.commands import stream as command
+
+    given = locals() | {"which_block": (which_block,), "which_features": (which_features,)}
+    of_features = settings_from(features.FeatureSettings, given)
+    settings = settings_from(command.StreamSettings, given | {"which_features": which_features})
+    how = (images_root, image_column, batch_size, actors, device, ray_address)
+    command.stream(shards, output_dir, of_features, settings, *how)
+
+
+def unpack(tables_dir: str, output_dir: str, overwrite: bool = False) -> None:
+    r"""Make the usual stage files of what stream wrote.
+
+    Example:
+        python extract.py unpack --tables_dir ../outputs/tables --output_dir ../outputs/unpacked
+
+    Writes <output_dir>/single_region_segmentation/patches, multi_region_segmentation/patches, bboxes.pth and, where
+    the tables hold eigenvectors, eigs.
+
+    Args:
+        tables_dir: Output folder of stream.
+        output_dir: Folder of the stage folders.
+        overwrite: Redo files that exist.
+    """
+    from spectralseg.commands.unpack import unpack as command
+
+    command(tables_dir, output_dir, overwrite)
+
+
 def extract_objects(
     images_list: str,
     images_root: str,
@@ -775,6 +868,8 @@ COMMANDS: list[Callable[..., None]] = [
     extract_crf_segmentations,
     extract_objects,
     extract_mattes,
+    stream,
+    unpack,
     vis_eigs,
     vis_objects,
     vis_segmentations,

@@ -269,7 +269,7 @@ def _card(st: Any, sources: Sources, image_id: str, height: int, boxes: bool, al
 
 @functools.lru_cache(maxsize=256)
 def _reduced(
-    path: Path, height: int, view: tuple[tuple[str, int], ...], _stamp: int
+    path: Path, height: int, view: tuple[tuple[str, Any], ...], _stamp: int
 ) -> tuple[Image.Image, tuple[int, int]]:
     """A photograph at the height of the pictures, and its (width, height) as its boxes have it."""
     photograph = load_image(path, **dict(view))

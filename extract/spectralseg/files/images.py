@@ -1,6 +1,7 @@
 """Image lists, decoding, and the views that backbones see."""
 
 import contextlib
+import io
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -192,10 +193,10 @@ def view_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_picture(path: str | Path, what: str = "an image") -> Iterator[Image.Image]:
+def open_picture(path: str | Path, what: str = "an image", content: bytes | None = None) -> Iterator[Image.Image]:
     """A picture whose header alone is read; errors of the block that decodes it are those of the file.
 
-    ``what`` it should be stands in messages.
+    ``what`` it should be stands in messages; ``content``: the file's bytes, which is then only called ``path``.
 
     Raises
     ------
@@ -210,7 +211,8 @@ def open_picture(path: str | Path, what: str = "an image") -> Iterator[Image.Ima
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            file = Image.open(path, formats=FORMATS)  # others would start programs: PostScript starts Ghostscript
+            source = path if content is None else io.BytesIO(content)
+            file = Image.open(source, formats=FORMATS)  # others would start programs: PostScript starts Ghostscript
         with file:
             if file.width * file.height > int(most):
                 raise Image.DecompressionBombError
@@ -228,7 +230,11 @@ def open_picture(path: str | Path, what: str = "an image") -> Iterator[Image.Ima
 
 
 def load_image(
-    path: str | Path, resize: int | None = None, center_crop: int | None = None, max_size: int | None = None
+    path: str | Path,
+    resize: int | None = None,
+    center_crop: int | None = None,
+    max_size: int | None = None,
+    content: bytes | None = None,
 ) -> Image.Image:
     """Decode an image as 8-bit RGB, upright (EXIF orientation applied).
 
@@ -243,13 +249,15 @@ def load_image(
         ``center_crop`` pixels. Off when None.
     max_size
         Longer side to at most that many pixels (Lanczos filter), before all else. Off when None.
+    content
+        The file's bytes, if they are at hand.
 
     Raises
     ------
     InputError
         As of :func:`open_picture`.
     """
-    with open_picture(path) as file:
+    with open_picture(path, content=content) as file:
         image = upright_rgb(file)
     if max_size is not None:
         reduce_to(image, max_size)

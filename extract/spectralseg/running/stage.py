@@ -121,6 +121,24 @@ _ORIGINS = ("eigs", "segmentations", "bbox_clusters", "bbox_features", "bboxes")
 TOLD = ("model_name", "weights", "which_matrix", "foreground", "method", "crf_backend")  # of a stage, on a terminal
 
 
+class FailureLines:
+    """Images that could not be handled, and a line for each, but one for all whose reasons differ in numbers alone."""
+
+    def __init__(self, command: str) -> None:
+        self.command, self.failures, self.unsaid = command, dict[str, str](), 0
+        self._said: set[str] = set()
+
+    def add(self, image_id: str, problem: str) -> None:
+        """Keep the reason, and say it."""
+        self.failures[image_id] = problem
+        kind = re.sub(r"\d+", "0", problem)
+        if kind in self._said and image_id not in problem:
+            self.unsaid += 1  # like one that was said
+        else:
+            self._said.add(kind)
+            say(f"{self.command}: {image_id} failed: {problem}")
+
+
 class Stage:
     """One run of one command over image ids, writing one file per image into one folder.
 
@@ -145,9 +163,8 @@ class Stage:
         self.command, self.suffix, self.overwrite = command, suffix, overwrite
         self.folder = make_folder(output_dir)
         self.arguments = json.loads(json.dumps(arguments, default=str))
-        self.failures: dict[str, str] = {}
-        self._said: set[str] = set()
-        self._unsaid = 0  # failures like one that was said
+        self._lines = FailureLines(command)
+        self.failures = self._lines.failures
         self.written = self.skipped = 0
         self.started = time.monotonic()
         self._bar: tqdm | None = None
@@ -219,14 +236,8 @@ class Stage:
             self._bar.update()
 
     def failed(self, image_id: str, problem: str) -> None:
-        """Count an image that could not be handled, and say why, once for all whose reasons differ in numbers alone."""
-        self.failures[image_id] = problem
-        kind = re.sub(r"\d+", "0", problem)
-        if kind in self._said and image_id not in problem:
-            self._unsaid += 1
-        else:
-            self._said.add(kind)
-            say(f"{self.command}: {image_id} failed: {problem}")
+        """Count an image that could not be handled, and say why, as :class:`FailureLines` does."""
+        self._lines.add(image_id, problem)
         if self._bar is not None:
             self._bar.update()
 
@@ -235,9 +246,9 @@ class Stage:
         files = sum(1 for _ in self.folder.glob(f"[!.]*{self.suffix}"))
         counts = {"files": files, "failed": len(self.failures)}
         _save_description(self.folder / DESCRIPTION_FILE, self.command, self.arguments, counts, self.failures)
-        if self._unsaid:
+        if self._lines.unsaid:
             path = self.folder / DESCRIPTION_FILE
-            say(f"{self.command}: {self._unsaid} more failed likewise; {path} names them")
+            say(f"{self.command}: {self._lines.unsaid} more failed likewise; {path} names them")
         remove_leftovers(self.folder)  # of workers that outlived the run before by a moment
         seconds = time.monotonic() - self.started
         say(

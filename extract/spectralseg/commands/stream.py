@@ -1,0 +1,433 @@
+"""From shards of images to tables of what was found in each, in one pass, on Ray Data.
+
+Parts of a shard go read -> decode -> backbone and eigenvectors -> masks, segments, boxes, and each is a file of its own
+until its shard is whole. What a part holds depends on the shard alone: a task that is tried again writes the same file
+again, and a run that starts again leaves out the parts that are there. So no image is lost or double.
+"""
+
+import contextlib
+import functools
+import itertools
+import json
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+
+from spectralseg.api import preset_of
+from spectralseg.commands import bboxes, eigs, features, masks, rows
+from spectralseg.errors import ImagesFailed, InputError
+from spectralseg.files.images import load_image, view_of
+from spectralseg.files.shards import Entry, Shard, TableFolder, entries_of, find_shards
+from spectralseg.files.storage import LAB_GRAPH, parse_json
+from spectralseg.mathematics.affinity import COLOR_GRIDS
+from spectralseg.mathematics.eigen import MATRICES
+from spectralseg.mathematics.ranking import FOREGROUNDS
+from spectralseg.models.tokens import PER_PATCH, TokenExtractor
+from spectralseg.progress import progress_bar, say
+from spectralseg.running.devices import pick_device
+from spectralseg.running.stage import FailureLines, differences
+from spectralseg.settings import Settings, check_range, setting
+
+try:
+    import pyarrow
+    import ray
+    from ray.exceptions import RayError
+except ImportError:
+    raise InputError(
+        "stream needs Ray: pip install 'spectralseg[scale]' (in a checkout: pip install -e '.[scale]')"
+    ) from None
+
+PARTS = "parts"  # folder of what is not a whole shard yet
+DESCRIPTION = "stream.json"
+COUNT = -1  # in the place of a part's number: how many parts the shard has
+BLOCK_BYTES = 8 * 2**20  # of encoded images that one task decodes
+PARTS_ON_GPU = 8  # parts that go through it together, so that photographs of mixed sizes fill batches
+# Cores of an actor and of a task. Actors that took all of them would starve the readers, and all would wait for ever.
+ON_CPU, ON_GPU, SMALL = 0.75, 1.0, 0.1
+
+
+@dataclass(frozen=True)
+class StreamSettings(Settings):
+    """What ``stream`` decides beside the features; see ``stream`` in ``extract.py``."""
+
+    which_features: str = setting("k", choices=PER_PATCH)
+    which_matrix: str | None = setting(None, choices=MATRICES)
+    K: int | None = setting(None, least=2)
+    image_color_lambda: float = setting(0.0, least=0)
+    color_grid: str = setting("cropped", choices=COLOR_GRIDS)
+    foreground: str | None = setting(None, choices=FOREGROUNDS)
+    num_segments: int = setting(4, least=1, most=255)
+    eigenvectors: str = setting("none", choices=("none", *rows.FLOATS))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a task needs to know."""
+
+    features: features.FeatureSettings
+    eigs: eigs.EigenSettings
+    single: masks.SingleRegionSettings
+    multi: masks.MultiRegionSettings
+    boxes: bboxes.BoxSettings
+    patch_size: int
+    eigenvectors: str
+    image_column: str
+    batch_size: int
+    output_dir: str
+    told: bytes = b""
+
+    def schema(self) -> pyarrow.Schema:
+        """Of the tables."""
+        return rows.schema_of(self.eigenvectors, self.told)
+
+
+def stream(
+    shards: str,
+    output_dir: str,
+    feature_settings: features.FeatureSettings,
+    settings: StreamSettings,
+    images_root: str | None = None,
+    image_column: str = "image",
+    batch_size: int = 64,
+    actors: int | None = None,
+    device: str = "auto",
+    ray_address: str | None = None,
+) -> None:
+    """The command of that name; see its documentation in ``extract.py``."""
+    check_range("batch_size", batch_size, least=1)
+    check_range("actors", actors, least=1)
+    found = find_shards(shards, images_root)
+    extractor = features.load_extractor("stream", feature_settings, torch.device("cpu"))  # its errors, before any work
+    plan, arguments = _plan(extractor, feature_settings, settings, image_column, batch_size, output_dir)
+    folder = TableFolder(output_dir)
+    _check_folder(folder, arguments)
+    whole = {name.removesuffix(".parquet") for name in folder.names()}
+    parts = _parts(folder)
+    folder.remove([_part(stem, number) for stem in whole & parts.keys() for number in parts[stem]])
+    pending = [shard for shard in found if shard.stem not in whole]
+    say(f"stream: {len(pending)} of {len(found)} shards to do, {sum(map(len, parts.values()))} parts there already")
+    lines, images = FailureLines("stream"), 0
+    if pending:
+        with _engine(ray_address), progress_bar(desc="stream", unit="image") as bar:
+            for count, failures in _run(pending, parts, plan, folder, actors, device):
+                images += count
+                bar.update(count)
+                for image_id, problem in failures:
+                    lines.add(image_id, problem)
+    say(f"stream: {images} images now, {len(lines.failures)} of them failed -> {output_dir}")
+    if lines.failures:
+        raise ImagesFailed(f"{len(lines.failures)} of {images} failed: column 'error' says why", lines.failures)
+
+
+def _plan(
+    extractor: TokenExtractor,
+    feature_settings: features.FeatureSettings,
+    settings: StreamSettings,
+    image_column: str,
+    batch_size: int,
+    output_dir: str,
+) -> tuple[Plan, dict[str, Any]]:
+    """The stages' settings, the backbone's preset where nothing else is asked for; and what is told of them."""
+    backbone = extractor.backbone
+    preset = preset_of(backbone.name)
+    asked = {name: getattr(settings, name) for name in ("which_features", "image_color_lambda", "color_grid")}
+    of_graph = eigs.EigenSettings(
+        which_matrix=settings.which_matrix or preset.which_matrix, K=settings.K or preset.K, **asked
+    )
+    single = masks.SingleRegionSettings(foreground=settings.foreground or preset.foreground)
+    multi = masks.MultiRegionSettings(
+        non_adaptive_num_segments=settings.num_segments, num_eigenvectors=preset.num_eigenvectors
+    )
+    made_by: dict[str, Any] = asdict(of_graph) | {"features": features.made_by(feature_settings, extractor)}
+    arguments: dict[str, Any] = {
+        "eigs": made_by,
+        "single": asdict(single),
+        "multi": asdict(multi),
+        "boxes": asdict(bboxes.BoxSettings()),
+        "eigenvectors": settings.eigenvectors,
+        "image_column": image_column,
+        "batch_size": batch_size,
+    }
+    arguments = json.loads(json.dumps(arguments, default=str))
+    own = (feature_settings, of_graph, single, multi, bboxes.BoxSettings(), backbone.patch_size, settings.eigenvectors)
+    place = output_dir if "://" in output_dir else str(Path(output_dir).absolute())
+    return Plan(*own, image_column, batch_size, place, json.dumps(arguments).encode()), arguments
+
+
+def _check_folder(folder: TableFolder, arguments: dict[str, Any]) -> None:
+    told = folder.read_bytes(DESCRIPTION)
+    if told is None:
+        folder.write_bytes(
+            DESCRIPTION, json.dumps({"command": "stream", "arguments": arguments}, indent=2).encode() + b"\n"
+        )
+        return
+    before = parse_json(told.decode(errors="replace"), f"{folder.path}/{DESCRIPTION}")
+    if not isinstance(before, dict) or not isinstance(before.get("arguments"), dict):
+        raise InputError(f"{folder.path}/{DESCRIPTION} does not tell how its tables were made; choose another folder")
+    difference = differences(before["arguments"], arguments)
+    if difference:
+        raise InputError(f"{folder.path} holds tables made {difference}; choose another output folder")
+
+
+# --- the engine -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _engine(address: str | None) -> Iterator[None]:
+    """Ray, on this machine alone or joined at an address; an error of it is told in a line."""
+    environment, on_sigterm = dict(os.environ), signal.getsignal(signal.SIGTERM)  # Ray changes both
+    try:
+        _start(address)
+        signal.signal(signal.SIGTERM, on_sigterm)
+        yield
+    except RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"stream stopped ({reason}); the same command goes on where it stopped") from None
+    finally:
+        ray.shutdown()
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def _start(address: str | None) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    package = Path(__file__).resolve().parents[1]
+    options: dict[str, Any] = {"runtime_env": {"py_modules": [str(package)]}}  # machines get the package from this one
+    if address is None:
+        options = {"runtime_env": {"env_vars": {"PYTHONPATH": str(package.parent)}}, "include_dashboard": False}
+    try:
+        if address is not None and ":" in address and "://" not in address:  # Ray itself would wait for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
+        with _nothing_said():  # it would tell of the level of its own messages
+            ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"Ray cannot be reached at {address} ({str(error).splitlines()[0]})") from None
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = BLOCK_BYTES
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _nothing_said() -> Iterator[None]:
+    """What compiled code writes to the standard error meanwhile is lost."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _run(
+    pending: list[Shard],
+    parts: dict[str, set[int]],
+    plan: Plan,
+    folder: TableFolder,
+    actors: int | None,
+    device: str,
+) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    """Images, and those that failed, of each part as it is written; shards become whole on the way."""
+    resources = ray.cluster_resources()
+    on_gpu = device != "cpu" and resources.get("GPU", 0) > 0
+    if device.startswith("cuda") and not on_gpu:
+        raise InputError(f"device={device}, but Ray knows of no GPU")
+    actors = actors or int(resources["GPU" if on_gpu else "CPU"]) or 1
+    small, large = (ON_GPU, ON_GPU) if on_gpu else (SMALL, ON_CPU)
+    tasks = [{"payload": pickle.dumps((shard, parts.get(shard.stem, set())))} for shard in pending]
+    each: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+    data: ray.data.Dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks))
+    data = data.map_batches(functools.partial(_read, plan), num_cpus=SMALL, **each)
+    data = data.map_batches(functools.partial(_decode, plan), num_cpus=small, **each)
+    data = data.map_batches(
+        Eigenvectors,
+        fn_constructor_args=(plan, "cuda" if on_gpu else "cpu"),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
+        num_cpus=large,
+        num_gpus=1 if on_gpu else 0,
+        **each | {"batch_size": PARTS_ON_GPU if on_gpu else 1},
+    )
+    data = data.map_batches(functools.partial(_finish, plan), num_cpus=small / 2, **each)
+    expected: dict[str, int] = {}
+    written = defaultdict(set, {shard.stem: set(parts.get(shard.stem, ())) for shard in pending})
+    for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for stem, number, payload in _rows(table):
+            if number == COUNT:
+                expected[stem] = payload
+            else:
+                written[stem].add(number)
+                yield payload
+            if len(written[stem]) == expected.get(stem):
+                _join(folder, stem, expected[stem], plan.schema())
+
+
+def _join(folder: TableFolder, stem: str, count: int, schema: pyarrow.Schema) -> None:
+    """The parts of a shard become one table."""
+    names = [_part(stem, number) for number in range(count)]
+    tables = [folder.read(name) for name in names]
+    folder.write(f"{stem}.parquet", pyarrow.concat_tables(tables) if tables else schema.empty_table())
+    folder.remove(names)
+
+
+def _part(stem: str, number: int) -> str:
+    return f"{PARTS}/{stem}-{number:06d}.parquet"
+
+
+def _parts(folder: TableFolder) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = defaultdict(set)
+    for name in folder.names(PARTS):
+        stem, _, number = PurePosixPath(name).stem.rpartition("-")
+        found[stem].add(int(number))
+    return found
+
+
+# --- the tasks ------------------------------------------------------------------------------------------------------
+
+
+def _table(stem: str, number: int, payload: object) -> pyarrow.Table:
+    """A row: shard, number of the part, and anything."""
+    content = pyarrow.array([pickle.dumps(payload, protocol=5)], pyarrow.large_binary())
+    return pyarrow.table({"stem": [stem], "number": [number], "payload": content})
+
+
+def _rows(table: pyarrow.Table) -> Iterator[tuple[str, int, Any]]:
+    for stem, number, payload in zip(*(table[name] for name in ("stem", "number", "payload")), strict=True):
+        yield stem.as_py(), number.as_py(), pickle.loads(payload.as_buffer())
+
+
+def _read(plan: Plan, table: pyarrow.Table) -> Iterator[pyarrow.Table]:
+    """Shards -> their parts that are not there yet, lists of :class:`Entry`; and how many there are."""
+    for given in table["payload"]:
+        shard, there = pickle.loads(given.as_buffer())
+        number, part = 0, list[Entry]()
+        for entry in entries_of(shard, plan.image_column):
+            part.append(entry)
+            if len(part) == plan.batch_size:
+                if number not in there:
+                    yield _table(shard.stem, number, part)
+                number, part = number + 1, []
+        if part and number not in there:
+            yield _table(shard.stem, number, part)
+        yield _table(shard.stem, COUNT, number + bool(part))
+
+
+def _decode(plan: Plan, table: pyarrow.Table) -> Iterator[pyarrow.Table]:
+    """Entries -> (id, name, pixels, shape, colour affinity), or (id, name, problem)."""
+    colour = None
+    if plan.eigs.image_color_lambda > 0:
+        colour = functools.partial(eigs.colours_of, plan.patch_size, plan.eigs)
+    for stem, number, part in _rows(table):
+        if number == COUNT:
+            yield _table(stem, number, part)
+            continue
+        decoded: list[tuple[Any, ...]] = []
+        for entry in part:
+            problem = entry.problem
+            if problem is None:
+                try:
+                    image = load_image(entry.name, content=entry.content, **view_of(asdict(plan.features)))
+                    item = features.loaded(entry.id, image, plan.patch_size, colour)
+                    decoded.append((entry.id, entry.name, item.pixels.numpy(), item.shape, item.colour))
+                    continue
+                except InputError as error:
+                    problem = str(error)
+            decoded.append((entry.id, entry.name, problem))
+        yield _table(stem, number, decoded)
+
+
+class Eigenvectors:
+    """An actor that has the backbone: what was decoded -> (id, name, eigenvectors record, colours or None)."""
+
+    def __init__(self, plan: Plan, device: str) -> None:
+        if device == "cpu":
+            torch.set_num_threads(1)
+        self.plan, self.device = plan, pick_device(device)
+        self.extractor = features.load_extractor("stream", plan.features, self.device)
+
+    def __call__(self, table: pyarrow.Table) -> Iterator[pyarrow.Table]:
+        """Parts -> parts; images of one kind go together, whichever part they are of."""
+        parts = list(_rows(table))
+        solved = iter(self._solved([one for _, number, part in parts if number != COUNT for one in part]))
+        for stem, number, part in parts:
+            yield _table(stem, number, part if number == COUNT else list(itertools.islice(solved, len(part))))
+
+    def _solved(self, part: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        solved: dict[int, tuple[Any, ...]] = {}
+        kinds = defaultdict(list)
+        for place, (image_id, name, *found) in enumerate(part):
+            if len(found) == 1:
+                solved[place] = part[place]
+            else:
+                pixels, shape, colour = found
+                item = features.Loaded(image_id, torch.from_numpy(pixels.copy()), shape, colour)
+                kinds[features.kind_of(item)].append((place, name, item))
+        at_once = 1 if self.device.type == "cpu" else features.GPU_BATCH
+        for kind in kinds.values():
+            for start in range(0, len(kind), at_once):
+                solved |= self._together(kind[start : start + at_once])
+        return [solved[place] for place in range(len(part))]
+
+    def _together(self, group: list[tuple[int, str, features.Loaded]]) -> dict[int, tuple[Any, ...]]:
+        """Images of one kind; a batch that fails is taken image by image."""
+        places, names, items = zip(*group, strict=True)
+        problem = ""
+        try:
+            views = [{"file": name} | view_of(asdict(self.plan.features)) for name in names]
+            solved = list(eigs.eigenvectors_of(self.extractor, items, views, self.plan.eigs, self.device))
+            records = [eigs.record_of(one, self.plan.eigs, *found) for one, *found in solved]
+            colours = [
+                one.features.cpu().numpy() if self.extractor.backbone.name == LAB_GRAPH else None for one, *_ in solved
+            ]
+            done = zip(places, items, names, records, colours, strict=True)
+            return {place: (item.image_id, name, record, own) for place, item, name, record, own in done}
+        except (InputError, torch.OutOfMemoryError, torch.linalg.LinAlgError) as error:
+            problem = str(error).splitlines()[0]
+        if len(group) == 1:
+            return {places[0]: (items[0].image_id, names[0], problem)}
+        return {place: found for one in group for place, found in self._together([one]).items()}
+
+
+def _finish(plan: Plan, table: pyarrow.Table) -> Iterator[pyarrow.Table]:
+    """Eigenvectors -> a file of rows; how many there are, and which failed."""
+    folder = TableFolder(plan.output_dir)
+    for stem, number, part in _rows(table):
+        if number == COUNT:
+            yield _table(stem, number, part)
+            continue
+        found, failures = [], []
+        for image_id, name, *rest in part:
+            row = {"id": image_id, "shard": stem, "name": name}
+            try:
+                row |= {"error": rest[0]} if len(rest) == 1 else _found(plan, image_id, *rest)
+            except InputError as error:
+                row["error"] = str(error)
+            found.append(row)
+            if row.get("error"):
+                failures.append((f"{stem}/{image_id}", row["error"]))
+        folder.write(_part(stem, number), pyarrow.Table.from_pylist(found, plan.schema()))
+        yield _table(stem, number, (len(found), failures))
+
+
+def _found(plan: Plan, image_id: str, record: dict[str, Any], colours: np.ndarray | None) -> dict[str, Any]:
+    grid = record["grid"]
+    mask = masks.object_of(record, grid, colours, plan.single)
+    segments = masks.segments_of(record, grid, plan.multi)
+    boxes = bboxes.boxes_of(image_id, segments, record["shape"], record["step"], record, plan.boxes)
+    return rows.row_of(record, mask, segments, boxes, plan.eigenvectors)

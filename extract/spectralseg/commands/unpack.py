@@ -1,0 +1,92 @@
+"""From the tables of ``stream`` to the files of the stages."""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from spectralseg.commands import bboxes, masks, rows
+from spectralseg.errors import InputError
+from spectralseg.files.images import view_of
+from spectralseg.files.label_maps import save_labels
+from spectralseg.files.shards import TableFolder
+from spectralseg.files.storage import compact, parse_json, save_record
+from spectralseg.running.stage import FileStage, Stage
+from spectralseg.settings import settings_from
+
+DESCRIPTION = "stream.json"
+
+
+def unpack(tables_dir: str, output_dir: str, overwrite: bool = False) -> None:
+    """The command of that name; see its documentation in ``extract.py``."""
+    folder, output = TableFolder(tables_dir), Path(output_dir)
+    told = folder.read_bytes(DESCRIPTION)
+    if told is None:
+        raise InputError(f"{tables_dir} holds no {DESCRIPTION}, as stream writes it")
+    made = parse_json(told.decode(errors="replace"), f"{tables_dir}/{DESCRIPTION}")["arguments"]
+    names = sorted(name for name in folder.names() if name.endswith(".parquet"))
+    where: dict[str, str] = {}
+    for name in names:
+        for row in folder.read(name, ["id", "error"]).to_pylist():
+            if row["id"] in where and row["error"] is None:
+                raise InputError(f"{tables_dir}: two images are called {row['id']}, in {where[row['id']]} and {name}")
+            if row["error"] is None:
+                where[row["id"]] = name
+    if not where:
+        raise InputError(f"{tables_dir} holds no table with an image in it")
+    of_masks = {"eigs": made["eigs"]}
+    multi = made["multi"] | of_masks
+    kinds: list[tuple[str, str, str, dict[str, Any], Callable[[Path, dict[str, Any]], None]]] = [
+        (
+            "single_region_segmentation/patches",
+            "extract_single_region_segmentations",
+            ".png",
+            made["single"] | of_masks,
+            _mask,
+        ),
+        ("multi_region_segmentation/patches", "extract_multi_region_segmentations", ".png", multi, _segments),
+    ]
+    if made["eigenvectors"] in rows.FLOATS:
+        kinds.append(("eigs", "extract_eigs", ".pth", made["eigs"], functools.partial(_eigenvectors, made["eigs"])))
+    for below, command, suffix, arguments, save in kinds:
+        stage = Stage(command, output / below, suffix, arguments, overwrite)
+        pending = set(stage.begin(where))
+        with stage.working():
+            for row in _rows(folder, names, pending):
+                save(stage.output(row["id"]), row)
+                stage.done(row["id"])
+        stage.finish()
+    settings = settings_from(bboxes.BoxSettings, made["boxes"])
+    found = FileStage("extract_bboxes", output / "bboxes.pth", made["boxes"] | {"segmentations": multi}, overwrite)
+    if not found.is_done():
+        records = [_boxes(row, made["eigs"], settings) for row in _rows(folder, names, set(where))]
+        found.finish(sorted(records, key=lambda record: record["id"]))
+
+
+def _rows(folder: TableFolder, names: list[str], wanted: set[str]) -> Iterator[dict[str, Any]]:
+    """The rows of these images."""
+    for name in names if wanted else []:
+        for row in folder.read(name).to_pylist():
+            if row["error"] is None and row["id"] in wanted:
+                yield row
+
+
+def _mask(path: Path, row: dict[str, Any]) -> None:
+    masks.save_object(path, rows.mask_of(row), "palette")
+
+
+def _segments(path: Path, row: dict[str, Any]) -> None:
+    save_labels(path, rows.segments_of(row))
+
+
+def _eigenvectors(made_by: dict[str, Any], path: Path, row: dict[str, Any]) -> None:
+    values, vectors = rows.eigenvectors_of(row)
+    record = {"eigenvalues": compact(values), "eigenvectors": compact(vectors), "id": row["id"]}
+    record |= {"shape": (1, 3, row["height"], row["width"]), "grid": (row["rows"], row["columns"]), "step": row["step"]}
+    record |= {"file": row["name"]} | view_of(made_by["features"])
+    save_record(path, record | {"which_matrix": made_by["which_matrix"]})
+
+
+def _boxes(row: dict[str, Any], made_by: dict[str, Any], settings: bboxes.BoxSettings) -> dict[str, Any]:
+    shape = (row["height"], row["width"])
+    return bboxes.boxes_of(row["id"], rows.segments_of(row), shape, row["step"], view_of(made_by["features"]), settings)
