@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from shared_data import PROJECT
@@ -68,6 +70,20 @@ def _logged(work: Callable[[], object], log: Path, variables: dict[str, str]) ->
     os.dup2(file, 2)
     sys.stdout = sys.stderr = os.fdopen(file, "w", buffering=1)  # not what pytest reads
     work()
+
+
+def in_two_processes(work: Callable[[], object], folder: Path) -> str:
+    """Do the work in two processes, as those that torchrun starts; what they said."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    AcceleratorState._reset_state(reset_partial_state=True)  # which says that one process trains
+    logs = [folder / f"{rank}.log" for rank in "01"]
+    processes = [forked(work, log, RANK=log.stem, LOCAL_RANK=log.stem, **launched) for log in logs]
+    for process in processes:
+        process.join(300)
+    said = "".join(log.read_text() for log in logs)
+    assert [process.exitcode for process in processes] == [0, 0], said
+    return said
 
 
 def run_script_here(monkeypatch: pytest.MonkeyPatch, script: Path, *arguments: object) -> None:

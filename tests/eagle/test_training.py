@@ -1,7 +1,7 @@
 """Training: it learns, resumes exactly, stops in time, keeps the right checkpoints."""
 
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,9 @@ import torch
 from accelerate import Accelerator
 
 from eagle_layouts import scenes, write_directory
-from eagle_runs import EAGLE, data_overrides, metrics
+from eagle_runs import data_overrides, metrics
 from eagleseg.checkpoints.files import load_checkpoint
-from running import run_command
+from running import in_two_processes
 from spectralseg.training.logs import Log
 
 TRAIN = "train_segmentation_eigen"
@@ -178,11 +178,9 @@ def test_another_run_in_the_folder_is_refused(
 def test_two_processes_train_as_one(run_script: Callable[..., Path], textures: list[str], tmp_path: Path):
     settings = [*textures, "max_steps=4", "val_freq=4", "checkpoint_freq=2", "batch_size=8"]
     alone = run_script(TRAIN, *settings, folder="alone")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
     together = tmp_path / "together"
-    result = run_command([*launch, EAGLE / f"{TRAIN}.py", *settings, f"hydra.run.dir={together}"])
-    assert result.returncode == 0, result.stderr
-    assert result.stderr.count("cluster mIoU") == 1  # it reports once
+    said = in_two_processes(partial(run_script, TRAIN, *settings, folder=together), tmp_path)
+    assert said.count("cluster mIoU") == 1  # it reports once
     one, two = metrics(alone)[-1], metrics(together)[-1]
     assert one["loss"] == pytest.approx(two["loss"], rel=0.2)
     assert one["linear_accuracy"] == pytest.approx(two["linear_accuracy"], abs=10)

@@ -96,7 +96,7 @@ def test_command_and_script_write_the_same_files(run_installed, tmp_path: Path, 
     by_command = run_installed("spectralseg", *flags, "by_command")
     assert by_command.returncode == 0, by_command.stderr
     run_script_here(monkeypatch, EXTRACT, *flags, tmp_path / "by_script")
-    for folder in ("features", "eigs", "masks", "cutouts", "single_region_segmentation/crf"):
+    for folder in ("eigs", "masks", "cutouts", "single_region_segmentation/crf"):
         first = contents(tmp_path / "by_command" / folder, ".pth") or contents(tmp_path / "by_command" / folder, ".png")
         second = contents(tmp_path / "by_script" / folder)
         assert len(first) == 2

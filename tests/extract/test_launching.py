@@ -5,6 +5,8 @@ import sys
 import pytest
 import torch
 
+from running import environment, run_command
+from shared_data import PROJECT
 from spectralseg.errors import InputError
 from spectralseg.running.launching import asked_processes, make_accelerator, start_asked_processes
 
@@ -44,6 +46,20 @@ def test_other_launches_are_left_alone(monkeypatch: pytest.MonkeyPatch):
     assert program == sys.executable
     assert words[1:3] == ["-m", "torch.distributed.run"]
     assert words[-4:] == ["--nproc_per_node", "2", "/somewhere/train.py", "lr=1"]
+
+
+@pytest.mark.slow
+def test_accelerate_launch_on_a_cpu(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "from spectralseg.running.launching import make_accelerator, start_asked_processes\n"
+        "start_asked_processes()\n"
+        "accelerator = make_accelerator('cpu')\n"
+        "print(accelerator.process_index, accelerator.num_processes)\n"
+    )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", script]
+    done = run_command(launch, env=environment(PYTHONPATH=str(PROJECT / "extract")))
+    assert sorted(done.stdout.splitlines()) == ["0 2", "1 2"], done.stderr
 
 
 def test_an_accelerator_for_the_cpu(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from running import contents, eigs_flags, features_flags, forked, run_here, write_pictures
+from running import contents, eigs_flags, features_flags, in_two_processes, run_here, write_pictures
 from spectralseg.commands.cli import extract_eigs, extract_features
 from spectralseg.errors import InputError, OutputError
 from spectralseg.running.fire_app import main
@@ -241,11 +241,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
     main([extract_features], features_flags(images, tmp_path / "features"))
     main([extract_eigs], eigs_flags(images, tmp_path / "features", tmp_path / "one"))
     flags = eigs_flags(images, tmp_path / "features", tmp_path / "two")
-    logs = [tmp_path / f"{rank}.log" for rank in "01"]
-    processes = [forked(partial(run_here, *flags), log, RANK=log.stem, WORLD_SIZE="2") for log in logs]
-    for process in processes:
-        process.join(300)
-    assert [process.exitcode for process in processes] == [0, 0], [log.read_text() for log in logs]
+    in_two_processes(partial(run_here, *flags), tmp_path)
     one, two = (contents(tmp_path / kind) for kind in ("one", "two"))
     assert one.keys() == {"stage.json", *(f"image{index}.pth" for index in range(7))}
     assert one == two

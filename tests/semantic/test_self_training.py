@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from faults import kills
-from running import error_line, forked
+from running import error_line, in_two_processes
 from semanticseg import self_training
 from semanticseg.augment import seed_of
 from semanticseg.deeplab import build_model
@@ -258,15 +256,7 @@ def test_two_processes_train_as_one_does_and_report_once(train, squares, small, 
     settings += ("evaluate_every=100",)
     one = train(*settings)["history"]
     work = functools.partial(self_training.main, [*small, *settings, f"hydra.run.dir={tmp_path / 'two'}"])
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    AcceleratorState._reset_state(reset_partial_state=True)  # which says that one process trains
-    logs = [tmp_path / f"{rank}.log" for rank in "01"]
-    processes = [forked(work, log, RANK=log.stem, LOCAL_RANK=log.stem, **launched) for log in logs]
-    for process in processes:
-        process.join(300)
-    printed = "".join(log.read_text() for log in logs)
-    assert [process.exitcode for process in processes] == [0, 0], printed
+    printed = in_two_processes(work, tmp_path)
     two = json.loads((tmp_path / "two" / "results.json").read_text())["history"]
     assert [entry["step"] for entry in two] == [entry["step"] for entry in one] == [0, 5]
     assert two[0]["miou"] == one[0]["miou"]  # the same weights, and each image counted once
