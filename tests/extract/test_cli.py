@@ -244,6 +244,8 @@ def test_examples_run_one_after_the_other(tmp_path):
     order.sort(key=lambda command: command.__code__.co_firstlineno)
     for text in [cli, *order]:
         for arguments in examples(text.__doc__):
+            if arguments[0] in ("stream", "unpack"):
+                continue  # test_stream.py: they need Ray, which changes the process that imports it
             argv = [moved.get(argument, argument.replace("../", f"{tmp_path}/")) for argument in arguments]
             if argv[0] == "run":
                 argv += ["--model_name", "lab_hog"]  # its default needs weights
