@@ -18,6 +18,7 @@ from typing import Any
 from spectralseg import doors
 from spectralseg.commands import cli
 from spectralseg.files.places import configs_folder, project_folder
+from spectralseg.progress import VERBOSE
 
 LIBRARY = ("spectralseg.api", "spectralseg.files.records", "spectralseg.models", "spectralseg.mathematics")
 LIBRARY += ("eagleseg.api", "eagleseg.losses", "eagleseg.model", "objectloc.detectors", "objectseg.metrics")
@@ -65,7 +66,8 @@ def _script(module: ModuleType) -> str:
         usage = shown.getvalue().partition("options:")[2].replace(f"{project_folder()}/", "")
         return f"{title}{_markdown(about)}\n```text\n{usage.strip()}\n```\n"
     kind = getattr(module, re.findall(r"to_settings\(config, (\w+)\)", source)[0])
-    table = _table("setting type accepts", _settings(kind, ""))
+    verbose = ("`--verbose`", "bool", VERBOSE)
+    table = _table("setting type accepts", [*_settings(kind, ""), verbose])
     (path,) = configs_folder().glob(f"{config[1]}.y*ml")
     files = [*(path.parent.glob("base.yaml") if "- base" in path.read_text() else ()), path]
     shown_files = "".join(f"`{one.name}`:\n\n```yaml\n{one.read_text()}```\n\n" for one in files)

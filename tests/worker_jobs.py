@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from spectralseg.errors import InputError, OutputError
+from spectralseg.progress import verbose_since
 
 
 def work(folder: str, image_id: str) -> None:
@@ -64,3 +65,8 @@ def stream_slowly() -> None:
     for number, _ in enumerate(stream(slow, iter([0.01] + [0.2] * 1000), 2)):
         if number == 0:
             print("first", flush=True)
+
+
+def save_since(folder: Path, name: str) -> None:
+    """Write since when this process is verbose."""
+    (folder / name).write_text(str(verbose_since()))

@@ -17,7 +17,7 @@ from objectloc.localize import BOXES, SUFFIX
 from spectralseg.errors import InputError
 from spectralseg.files.records import FOUND_BOX, check
 from spectralseg.files.storage import atomic_write, load_json
-from spectralseg.progress import say
+from spectralseg.progress import phase, say
 
 CORRECT = 0.5  # least IoU
 EPSILON = 1e-7
@@ -72,6 +72,7 @@ class Scores:
         return 100 * self.correct / len(self.rows) if self.rows else float("nan")
 
 
+@phase("reading the annotations")
 def read_truth(images: DataSet, scores: Scores) -> list[str]:
     """Note the annotated boxes of all images; return the ids of those that have any."""
     if images.find_boxes is None:
@@ -117,6 +118,7 @@ def read_boxes(images: DataSet, ids: Iterable[str], folder: Path, scores: Scores
     return missing
 
 
+@phase("writing the results")
 def write_results(folder: Path, scores: Scores, settings: dict[str, Any], pickles: bool) -> None:
     """Write ``boxes.csv`` and ``results.json``; with annotations ``results.txt``; and, if asked for, the pickles.
 

@@ -30,7 +30,7 @@ from spectralseg.drawing.pictures import contact_sheet, overlay
 from spectralseg.errors import InputError
 from spectralseg.files.label_maps import ENLARGE
 from spectralseg.files.storage import atomic_write, make_folder, remove, save_json, save_picture
-from spectralseg.progress import progress_bar, say
+from spectralseg.progress import phase, progress_bar, say
 from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.stage import describe
 from spectralseg.settings import Settings, setting
@@ -137,6 +137,7 @@ def _folders(data_set: DataSet, settings: EvalSettings) -> list[Path]:
     return [root / data_set.images_dir, root / data_set.labels_dir, *(below / run for run in runs)]
 
 
+@phase("scores of a data set")
 def _evaluate_one(
     data_set: DataSet, settings: EvalSettings, pairs: list[Paths], table: Any, folder: Path
 ) -> dict[str, float | int]:

@@ -36,7 +36,7 @@ from spectralseg.files.images import find_images
 from spectralseg.files.label_maps import load_labels
 from spectralseg.files.storage import make_folder, save_json
 from spectralseg.mathematics.matching import Match, apply_match, confusion_matrix, match_clusters
-from spectralseg.progress import progress_bar
+from spectralseg.progress import phase, progress_bar
 from spectralseg.running.hydra_app import run, run_folder, to_settings
 from spectralseg.running.stage import describe, rank_and_world_size
 from spectralseg.running.workers import read_ahead
@@ -85,6 +85,7 @@ def evaluate(config: DictConfig) -> None:
     print(f"results -> {output}")
 
 
+@phase("counting pixels")
 def count(files: Sequence[Labelled], data: Data, enlarge: str = "patches") -> NDArray[np.int64]:
     """Pixels of each cluster in each class, (clusters, classes), over all images; no more than a few are in memory.
 

@@ -1,6 +1,5 @@
 """Predictions of a trained model on whole images: validation, and label maps."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
-from tqdm import tqdm
 
 from semanticseg.pseudolabels import Labelled, Labels, pair, read_ids
 from semanticseg.run_folder import BEST, load_model
@@ -20,6 +18,7 @@ from spectralseg.files.images import find_images, load_image, to_tensor
 from spectralseg.files.label_maps import load_labels, save_labels
 from spectralseg.mathematics.matching import confusion_matrix
 from spectralseg.models.weights import fingerprint
+from spectralseg.progress import phase, progress_bar
 from spectralseg.running.stage import Stage
 from spectralseg.running.workers import read_ahead
 
@@ -33,6 +32,7 @@ def predict(model: nn.Module, image: Image.Image, accelerator: Accelerator) -> L
     return logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
 
 
+@phase("validation")
 def validate(
     model: nn.Module, files: Sequence[Labelled], num_classes: int, accelerator: Accelerator
 ) -> NDArray[np.int64]:
@@ -45,8 +45,8 @@ def validate(
     confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
     share = files[accelerator.process_index :: accelerator.num_processes]
     pairs = read_ahead(lambda entry: (load_image(entry.image), load_labels(entry.truth)), share, threads=1)
-    quiet = not (accelerator.is_main_process and sys.stderr.isatty())
-    bar = tqdm(pairs, total=len(share), desc="validation", unit="image", leave=False, disable=quiet)
+    quiet = not accelerator.is_main_process
+    bar = progress_bar(pairs, total=len(share), desc="validation", unit="image", leave=False, disable=quiet)
     for entry, (image, truth) in zip(share, bar, strict=True):
         try:
             confusion += confusion_matrix(predict(model, image, accelerator), truth, num_classes, num_classes)

@@ -241,7 +241,7 @@ def test_examples_run_one_after_the_other(tmp_path):
         "dino_vits16": "lab_hog",
     }
     order = list(COMMANDS.values())
-    order.sort(key=lambda command: command.__code__.co_firstlineno)
+    order.sort(key=lambda command: inspect.unwrap(command).__code__.co_firstlineno)
     for text in [cli, *order]:
         for arguments in examples(text.__doc__):
             if arguments[0] in ("stream", "unpack"):

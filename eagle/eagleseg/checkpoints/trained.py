@@ -14,6 +14,7 @@ from spectralseg.files.records import EAGLE, check
 from spectralseg.files.storage import field as field_of
 from spectralseg.models.backbones import HEADS, load_backbone
 from spectralseg.models.weights import load_into
+from spectralseg.progress import phase
 
 NEEDED = ("head.A.weight", "linear_probe.weight", "cluster_probe.clusters", "eigen_probe.clusters")
 SIZES = ("dim", "eigen_cluster", "eigen_cluster_out", "extra_clusters")
@@ -50,6 +51,7 @@ class Trained:
         return self.model.linear_probe.weight.device
 
 
+@phase("loading the checkpoint")
 def load_trained(path: str | Path, device: torch.device, weights: str | None = None, dtype: str = "float32") -> Trained:
     """Load a checkpoint.
 

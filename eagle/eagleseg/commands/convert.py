@@ -40,5 +40,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("source", type=Path, metavar="IN", help="published .ckpt file")
     parser.add_argument("target", type=Path, metavar="OUT", help="file to write, .pth")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT")
-    chosen = parser.parse_args(argv)
+    chosen = parser.parse(argv)
     finish(lambda: convert(chosen.source, chosen.target, chosen.overwrite))

@@ -78,5 +78,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_root", type=Path, default=project_folder() / "data", help="default: data/")
     parser.add_argument("--url", help="address of the archive, http(s):// or file://, zip or tar")
     parser.add_argument("--keep_archive", action="store_true", help="keep the archive, <data_root>/<data set>.archive")
-    chosen = parser.parse_args(argv)
+    chosen = parser.parse(argv)
     finish(lambda: download(chosen.dataset, chosen.data_root, chosen.url, chosen.keep_archive))

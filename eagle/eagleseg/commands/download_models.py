@@ -72,5 +72,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=project_folder() / "checkpoints",
         help="of the checkpoint; default: checkpoints/",
     )
-    chosen = parser.parse_args(argv)
+    chosen = parser.parse(argv)
     finish(lambda: download(chosen.model, chosen.checkpoint_url, chosen.output_dir))

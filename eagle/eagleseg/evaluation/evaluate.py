@@ -26,7 +26,7 @@ from spectralseg.errors import InputError
 from spectralseg.files.label_maps import save_labels
 from spectralseg.files.storage import make_folder, save_picture
 from spectralseg.mathematics.crf import BACKENDS, EAGLE_CRF, CrfSettings, refine_probabilities
-from spectralseg.progress import progress_bar
+from spectralseg.progress import phase, progress_bar
 from spectralseg.running.workers import stream
 from spectralseg.settings import Settings, setting
 from spectralseg.training.batches import read_batches
@@ -57,6 +57,7 @@ class Probabilities:
     probes: dict[str, NDArray[np.float32] | Tensor]
 
 
+@phase("evaluation")
 def evaluate(trained: Trained, dataset: EagleDataset, options: EvaluationOptions, folder: Path) -> dict[str, Any]:
     """Predict all images of a labelled data set, write the results into ``folder`` and return the scores in percent.
 

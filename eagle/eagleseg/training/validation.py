@@ -13,6 +13,7 @@ from eagleseg.data.dataset import EagleDataset
 from eagleseg.evaluation.probabilities import cluster_scores, image_code, linear_logits
 from eagleseg.evaluation.scores import ProbeCounts
 from eagleseg.model.heads import EagleModel
+from spectralseg.progress import phase
 from spectralseg.training.batches import read_batches
 
 
@@ -25,6 +26,7 @@ class Sample:
 
 
 @torch.no_grad()
+@phase("validation")
 def validate(
     features_of: Callable[[Tensor], Tensor],
     model: EagleModel,

@@ -855,24 +855,27 @@ def demo(images: str | None = None, model_name: str = "auto", weights: str | Non
 
 
 COMMANDS: list[Callable[..., None]] = [
-    run,
-    demo,
-    extract_features,
-    extract_eigs,
-    extract_single_region_segmentations,
-    extract_multi_region_segmentations,
-    extract_bboxes,
-    extract_bbox_features,
-    extract_bbox_clusters,
-    extract_semantic_segmentations,
-    extract_crf_segmentations,
-    extract_objects,
-    extract_mattes,
-    stream,
-    unpack,
-    vis_eigs,
-    vis_objects,
-    vis_segmentations,
+    fire_app.with_verbose(command)
+    for command in (
+        run,
+        demo,
+        extract_features,
+        extract_eigs,
+        extract_single_region_segmentations,
+        extract_multi_region_segmentations,
+        extract_bboxes,
+        extract_bbox_features,
+        extract_bbox_clusters,
+        extract_semantic_segmentations,
+        extract_crf_segmentations,
+        extract_objects,
+        extract_mattes,
+        stream,
+        unpack,
+        vis_eigs,
+        vis_objects,
+        vis_segmentations,
+    )
 ]
 
 

@@ -26,6 +26,7 @@ import yaml
 from spectralseg.errors import InputError, check_choice
 from spectralseg.files.places import configs_folder, project_folder
 from spectralseg.files.storage import atomic_write, load_json, make_folder
+from spectralseg.progress import verbose_since
 from spectralseg.running.arguments import Parser, add_settings, finish
 from spectralseg.settings import Settings, settings_from
 
@@ -125,6 +126,7 @@ def reproduce(name: str, book: dict[str, Any], options: ReproduceOptions) -> Non
     for template in row["commands"]:
         for seed in row["seeds"] if "{seed}" in template else [None]:
             door, *words = filter(None, (word.format(**names, seed=seed) for word in template.split()))
+            words += [] if verbose_since() is None else ["--verbose"]
             start = f"from spectralseg.doors import {door}; {door}()"
             if subprocess.run([sys.executable, "-c", start, *words], check=False).returncode:
                 raise InputError(f"{name}: {door} failed, see above; the same command goes on where it stopped")

@@ -378,6 +378,7 @@ def write_results(
         "lowest values (violet) to the highest (yellow), without the constant one; the object's mask (white); segments "
         "(the background black); the object cut out"
     )
+    description += "; a map of how unlike the border each place is (the brighter, the more)" if folders.has_soft else ""
     description += "; several objects, numbered, each cut out, with its score" if folders.has_objects else ""
     description += ". A click enlarges, arrow keys go on."
     if len(photographs) > MAX_CARDS:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from spectralseg.drawing.pictures import fit_height
 from spectralseg.files.storage import atomic_write, make_folder
+from spectralseg.progress import phase
 
 EMBEDDED_CARDS = 200
 MAX_RATIO = 6  # a panorama's thumbnail is at most this many times wider than its card is high
@@ -58,6 +59,7 @@ class Card:
     legends: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
 
 
+@phase("writing the page")
 def write_page(
     path: str | Path,
     title: str,

@@ -125,6 +125,7 @@ def sparse_normalised_cut(W: csr_array, K: int, dense: bool = False) -> tuple[Te
         root = torch.from_numpy(D).sqrt()[:, None]
         near = solvers.noise_block(root.expand(-1, len(D)), solvers.block_width(K) - 1)
         start = torch.cat([root, near], dim=-1)
+        solvers.tell_solver(start, K, "sparse factorisation")
         inverse, z, converged = solvers.iterate(SparseInverse(factor, root), start, K, TOLERANCE_LOCAL)
         if converged.all():
             return 1 / inverse - SHIFT_DEGREES, z / root
@@ -282,6 +283,7 @@ def spectral_eigenvectors(
     if solver in WITHOUT_MATRIX:
         if which_matrix not in LAPLACIANS or not lapnorm or colour_lambda > 0:
             raise InputError(f"solver={solver} is for laplacian with lapnorm and without colour")
+        solvers.tell_solver(features, K, solver)
         cut = (
             functools.partial(blocked_cut, tolerance=TOLERANCE[torch.float32]) if solver == "blocked" else landmark_cut
         )

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from spectralseg.errors import InputError
 from spectralseg.mathematics.chebyshev import Operator, filtered_eigenpairs
+from spectralseg.progress import detail
 
 BASIS_BLOCKS = 6  # restart when the basis has grown to that many blocks
 EXTRA_COLUMNS = 8  # the block is that much wider than K: faster convergence, and room for multiple eigenvalues
@@ -115,12 +116,15 @@ def leading_or_dense(
     in the time of a factorisation, it returns what :func:`iterate` does.
     """
     if dense or is_small(start.shape[-2], K):
+        tell_solver(start, K, "LAPACK" if dense else "LAPACK, as they are few")
         return dense_leading_eigenpairs(matrix(), K)
+    tell_solver(start, K, "iteration")
     products = MOST_PRODUCTS if otherwise is None else min(MOST_PRODUCTS, start.shape[-2] // NODES_PER_PRODUCT)
     values, vectors, converged = iterate(operator, start, K, tolerance, products)
     converged = converged.expand(values.shape[:-1]).to(values.device)
     if not converged.all() and otherwise is not None:
         left = ~converged
+        tell_solver(start, K, f"Cholesky factors, as the iteration left {int(left.sum())}")
         values[left], vectors[left], also = otherwise(left)
         converged = converged.masked_scatter(left, also.to(left.device))
     if not converged.all():
@@ -144,6 +148,11 @@ def iterate(
     results = filtered_eigenpairs(operator, start if start.ndim == 3 else start[None], K, tolerance)
     values, vectors, converged = results if start.ndim == 3 else (each[0] for each in results)
     return values, vectors, converged
+
+
+def tell_solver(start: Tensor, K: int, name: str) -> None:
+    """Of a verbose command: what finds K eigenvectors from a start of (..., T, b)."""
+    detail(f"{K} eigenvectors of graphs of {start.shape[-2]} nodes: {name}", once=True)
 
 
 def warn_of_lapack() -> None:

@@ -21,7 +21,7 @@ from spectralseg.files.storage import LAB_GRAPH
 from spectralseg.models import weights as checkpoints
 from spectralseg.models.lab_graph import LabGraph
 from spectralseg.models.lab_hog import LabHog
-from spectralseg.progress import say
+from spectralseg.progress import detail, phase, say
 
 DINO_ADDRESS = "https://dl.fbaipublicfiles.com/dino/"
 Vit: TypeAlias = Any  # a network of timm: to mypy, what lies in a module is a tensor or a module
@@ -109,6 +109,7 @@ class Backbone:
         return not isinstance(self.model, LabHog | LabGraph)
 
 
+@phase("loading the backbone")
 def load_backbone(name: str, weights: str | None = None, device: str | torch.device = "cpu") -> Backbone:
     """Build a backbone and load its weights.
 
@@ -133,6 +134,7 @@ def load_backbone(name: str, weights: str | None = None, device: str | torch.dev
         except WeightsOutOfReach as error:
             say(f"{error}; going on with {LAB_GRAPH}, which needs none")
             return load_backbone(LAB_GRAPH, device=device)
+    detail(f"{name} on {device}, {torch.get_num_threads()} threads", once=True)
     if name in STATISTICS:
         if weights is not None:
             raise InputError(f"{name} has no weights; leave them out")

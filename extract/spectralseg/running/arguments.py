@@ -8,11 +8,12 @@ import sys
 import threading
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
 from spectralseg.errors import InputError, OutputError, did_you_mean, printable
+from spectralseg.progress import VERBOSE, be_verbose, details, tell_settings
 
 INTERRUPTED = 130  # exit status, as shells have it
 
@@ -20,7 +21,7 @@ INTERRUPTED = 130  # exit status, as shells have it
 def finish(work: Callable[[], None]) -> None:
     """Do the work of a command; its errors and Ctrl-C end it with one line."""
     try:
-        with _ctrl_c_counted() as pressed:
+        with _ctrl_c_counted() as pressed, details():
             work()
     except (InputError, OutputError) as error:
         sys.exit(f"error: {printable(error)}")
@@ -51,6 +52,14 @@ def _ctrl_c_counted() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def tell_flags(command: str, values: Mapping[str, Any], given: Collection[str]) -> None:
+    """Tell the settings of a command whose ``verbose`` says so: those that were given, then the others."""
+    if values.get("verbose"):
+        be_verbose()
+        tell_settings(command, "given", {name: value for name, value in values.items() if name in given})
+        tell_settings(command, "default", {name: value for name, value in values.items() if name not in given})
+
+
 def to_bool(text: str) -> bool:
     """``true``, ``1``, ``yes``, ``false``, ``0``, ``no`` in upper or lower case; a KeyError for anything else."""
     return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.strip().lower()]
@@ -62,6 +71,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, documentation: str | None) -> None:
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(description=documentation, formatter_class=form, allow_abbrev=False)
+        self.add_argument("--verbose", action="store_true", help=VERBOSE)
 
     def error(self, message: str) -> NoReturn:
         """End with the message."""
@@ -77,6 +87,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             known = [flag for flag in self._option_string_actions if flag.startswith("--")]
             self.error(f"no flag {unknown[0]}{did_you_mean(unknown[0].partition('=')[0], known)}")
+        actions = [self._option_string_actions.get(argument.partition("=")[0]) for argument in argv]
+        tell_flags(self.prog, vars(namespace), {action.dest for action in actions if action is not None})
         return namespace
 
 

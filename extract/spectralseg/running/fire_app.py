@@ -18,10 +18,28 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from spectralseg.errors import InputError, did_you_mean
-from spectralseg.running.arguments import finish, to_bool
+from spectralseg.progress import VERBOSE
+from spectralseg.running.arguments import finish, tell_flags, to_bool
 from spectralseg.running.workers import start_server
 
 Command = Callable[..., None]
+
+
+def with_verbose(command: Command) -> Command:
+    """The command with a flag ``verbose`` more, in its signature and its documentation."""
+    signature, flag = inspect.signature(command), inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY)
+    parameters = [*signature.parameters.values(), flag.replace(default=False, annotation=bool)]
+
+    @functools.wraps(command)
+    def wrapped(*, verbose: bool = False, **given: Any) -> None:
+        defaults = {name: one.default for name, one in signature.parameters.items() if one.default is not one.empty}
+        tell_flags(command.__name__, defaults | given | {"verbose": verbose}, {"verbose", *given})
+        command(**given)
+
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = command.__annotations__ | {"verbose": bool}
+    wrapped.__doc__ = f"{(command.__doc__ or '').rstrip()}\n        verbose: {VERBOSE}\n    "
+    return wrapped
 
 
 def main(commands: Sequence[Command], argv: Sequence[str] | None = None) -> None:

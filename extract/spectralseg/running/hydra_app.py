@@ -35,6 +35,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from spectralseg.errors import InputError, OutputError, did_you_mean, printable, some_of
 from spectralseg.files.places import configs_folder, project_folder
 from spectralseg.files.storage import load_json, remove, save_json
+from spectralseg.progress import VERBOSE, be_verbose, details, tell_settings
 from spectralseg.running.arguments import INTERRUPTED
 
 Settings = TypeVar("Settings")
@@ -77,7 +78,10 @@ def run(task: Callable[[DictConfig], None], config_name: str, argv: Sequence[str
         started = True
         try:
             _refuse_other_job(run_folder(), bool(config.get("overwrite")))
-            task(config)
+            with details():
+                if is_verbose:
+                    _tell_config(config)
+                task(config)
         except (InputError, OutputError, OmegaConfBaseException) as error:
             if full_error == "1":
                 raise
@@ -86,12 +90,15 @@ def run(task: Callable[[DictConfig], None], config_name: str, argv: Sequence[str
             _remove_empty(run_folder(), {Path.cwd(), project / "outputs"})
             sys.exit(f"error: {_one_line(error)}")
 
-    argv = _overrides(sys.argv[1:] if argv is None else argv)
+    given = _overrides(sys.argv[1:] if argv is None else argv)
+    argv = [text for text in given if text.lower() not in ("verbose=true", "verbose=false")]  # no setting of the config
+    is_verbose = "verbose=true" in map(str.lower, given)
     name = os.path.basename(config_name)
     if {"--help", "-h"} & set(argv):  # Hydra's own help tells neither what the script does nor what settings mean
         shown = _config_file(folder, _chosen_config(argv) or name)
         print((sys.modules[task.__module__].__doc__ or "").strip(), end="\n\n")
         print(shown.read_text(encoding="utf-8").strip())
+        print(f"\n# --verbose: {VERBOSE}")
         return
     main = hydra.main(config_path=str(folder), config_name=name, version_base="1.3")(guarded)
     with _command_line(argv):
@@ -114,6 +121,13 @@ def run(task: Callable[[DictConfig], None], config_name: str, argv: Sequence[str
                 del os.environ[FULL_ERROR]
             else:
                 os.environ[FULL_ERROR] = full_error
+
+
+def _tell_config(config: DictConfig) -> None:
+    be_verbose()
+    given, job = (text.partition("=")[::2] for text in HydraConfig.get().overrides.task), HydraConfig.get().job
+    tell_settings(job.name, "given", {key.lstrip("+~"): value for key, value in given})
+    tell_settings(job.name, f"of {job.config_name}", OmegaConf.to_container(config, resolve=True))  # type: ignore
 
 
 @contextlib.contextmanager

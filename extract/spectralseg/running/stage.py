@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
@@ -24,7 +23,7 @@ from spectralseg.errors import ImagesFailed, InputError, some_of
 from spectralseg.files.names import check_id
 from spectralseg.files.records import STAGE, check, check_arguments
 from spectralseg.files.storage import DAMAGED, load_json, make_folder, remove, remove_leftovers, save_json, save_record
-from spectralseg.progress import progress_bar, say
+from spectralseg.progress import detail, is_watched, progress_bar, say, tell_settings
 from spectralseg.running.devices import integer_variable
 from spectralseg.running.workers import attempt, map_processes
 
@@ -193,10 +192,14 @@ class Stage:
         self.skipped = len(share) - len(pending)
         if world > 1:
             say(f"{self.command}: process {rank} of {world} takes {len(share)} of {len(ids)} images")
-        if sys.stderr.isatty():
+        if is_watched():
             about = {"device": device} | {name: self.arguments.get(name) for name in TOLD}
             facts = "".join(f", {name} {value}" for name, value in about.items() if value is not None)
             say(f"{self.command}: {len(pending)} of {len(share)} images to do{facts}")
+        _tell_arguments(self.command, self.arguments)
+        reused = sorted(set(share).difference(pending, self.failures))
+        if reused:
+            detail(f"{self.command}: {len(reused)} reused from {self.folder}: {some_of(reused)}")
         self._bar = progress_bar(total=len(pending), desc=self.command, unit="image", disable=not pending)
         return pending
 
@@ -298,6 +301,7 @@ class FileStage:
         self.failures: dict[str, str] = {}
         if self.path.is_dir() or not self.path.suffix:
             raise InputError(f"--output_file {output_file} must be a file name such as bboxes.pth")
+        _tell_arguments(command, self.arguments)
         make_folder(self.path.parent)
         remove_leftovers(self.path.parent)
 
@@ -341,6 +345,13 @@ class FileStage:
 
     def _description_name(self) -> str:
         return f"{self.path.stem}.{DESCRIPTION_FILE}"
+
+
+def _tell_arguments(command: str, arguments: dict[str, Any]) -> None:
+    """Those that the command line has not told: what was recorded of the stages before, and what was found out."""
+    recorded = {name: value for name, value in arguments.items() if isinstance(value, dict)}
+    tell_settings(command, "recorded of the input", recorded)
+    tell_settings(command, "chosen", {name: value for name, value in arguments.items() if name not in recorded})
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from spectralseg.errors import InputError, OutputError
+from spectralseg.progress import be_verbose, tell_memory, verbose_since
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Dataset
@@ -204,20 +205,25 @@ def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes of one thread each."""
     start_server()
     with _environment(ONE_THREAD):
-        pool = ProcessPoolExecutor(processes, mp_context=_context(), initializer=_initialize)
+        pool = ProcessPoolExecutor(
+            processes, mp_context=_context(), initializer=_initialize, initargs=(verbose_since(),)
+        )
         try:
             yield pool
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _initialize() -> None:
+def _initialize(since: float | None) -> None:
     import torch
 
     from spectralseg.running.devices import keep_freed_memory
 
     torch.set_num_threads(1)
     keep_freed_memory()
+    if since is not None:
+        be_verbose(since)
+        util.Finalize(None, tell_memory, args=("worker process, ",), exitpriority=0)
     _watch_parent()
 
 
