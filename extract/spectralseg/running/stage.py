@@ -182,13 +182,14 @@ class Stage:
         rank, world = rank_and_world_size()
         share = ids[rank::world]
         remove_leftovers(self.folder)
-        self._check_folder(ids)
+        present = self._check_folder(ids)
         share = [image_id for image_id in share if self._is_plain(image_id)]
         if self.overwrite:  # outputs go first: whoever resumes a killed --overwrite must not take old files for new
             for image_id in share:
                 remove(self.output(image_id))
+            present -= set(share)
         _save_description(self.folder / DESCRIPTION_FILE, self.command, self.arguments)
-        pending = [image_id for image_id in share if not self.output(image_id).exists()]
+        pending = [image_id for image_id in share if image_id not in present]
         self.skipped = len(share) - len(pending)
         if world > 1:
             say(f"{self.command}: process {rank} of {world} takes {len(share)} of {len(ids)} images")
@@ -263,7 +264,8 @@ class Stage:
             message = f"{len(self.failures)} of {total} images failed in {self.command}: see the lines above"
             raise ImagesFailed(message, self.failures)
 
-    def _check_folder(self, ids: list[str]) -> None:
+    def _check_folder(self, ids: list[str]) -> set[str]:
+        """The ids whose outputs are there; an error where they are not this stage's with these arguments."""
         present = set()
         with os.scandir(self.folder) as entries:
             for entry in entries:
@@ -272,7 +274,7 @@ class Stage:
                     if entry.is_dir():
                         raise InputError(f"{entry.path} is a folder, where a result belongs; move it away")
         if not present:
-            return
+            return present
         holds = f"{self.folder} already holds {len(present)} *{self.suffix} files"
         description = describe(self.folder)
         if description is None or description.get("command") != self.command:  # never to be deleted, not on request
@@ -280,13 +282,14 @@ class Stage:
             raise InputError(f"{holds} {made}; choose another output folder")
         difference = differences(description["arguments"], self.arguments)
         if not difference:
-            return
+            return present
         where = f"{holds}, but {difference}"
         if not self.overwrite:
             raise InputError(f"{where}; choose another output folder, or redo them with --overwrite")
         others = len(present - set(ids))
         if others:
             raise InputError(f"{where}, and {others} of them are not in this run; choose another output folder")
+        return present
 
 
 class FileStage:
