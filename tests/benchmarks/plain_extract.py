@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
-import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -55,6 +54,8 @@ def load_model(weights_path: str | Path, name: str) -> nn.Module:
     -------
     timm's VisionTransformer in evaluation mode, on the CPU, with written-out attention.
     """
+    import timm  # slow, and for this alone
+
     model = timm.create_model(TIMM_NAMES[name], pretrained=False, num_classes=0)
     model.load_state_dict(torch.load(weights_path, weights_only=True))
     for block in model.blocks:

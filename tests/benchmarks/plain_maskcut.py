@@ -1,7 +1,7 @@
 """MaskCut without this project's library: the graph, dense LAPACK, one image at a time, as the paper tells it.
 
 Wang, Girdhar, Yu and Misra, "Cut and Learn for Unsupervised Object Detection and Instance Segmentation", CVPR 2023,
-section 3.2. `tests/extract/test_objects.py` holds the project's masks against it; `bench_objects.py` times both.
+section 3.2. `tests/extract/test_objects.py` holds the project's masks against it; `bench_stages.py` times both.
 Equal entries of an eigenvector are told apart by rounding alone: of these the first counts, here as there.
 """
 
