@@ -54,7 +54,8 @@ COUNT = -1  # in the place of a part's number: how many parts the shard has
 BLOCK_BYTES = 8 * 2**20  # of encoded images that one task decodes
 PARTS_ON_GPU = 8  # parts that go through it together, so that photographs of mixed sizes fill batches
 # Cores of an actor and of a task. Actors that took all of them would starve the readers, and all would wait for ever.
-ON_CPU, ON_GPU, SMALL = 0.75, 1.0, 0.1
+# Tasks of equal shares become one, which is right beside a CPU; for a GPU decoding is a task of its own.
+ON_CPU, ON_GPU, SMALL, DECODE_FOR_GPU = 0.75, 0.5, 0.1, 0.5
 
 
 @dataclass(frozen=True)
@@ -249,22 +250,26 @@ def _run(
     on_gpu = device != "cpu" and resources.get("GPU", 0) > 0
     if device.startswith("cuda") and not on_gpu:
         raise InputError(f"device={device}, but Ray knows of no GPU")
-    actors = actors or int(resources["GPU" if on_gpu else "CPU"]) or 1
-    small, large = (ON_GPU, ON_GPU) if on_gpu else (SMALL, ON_CPU)
+    cores = max(1, int(resources.get("CPU", 1)))
+    actors = actors or (int(resources["GPU"]) if on_gpu else cores)
     tasks = [{"payload": pickle.dumps((shard, parts.get(shard.stem, set())))} for shard in pending]
     each: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+    # As many processes as cores read, and as many finish: each holds torch, and Ray would start ten a core.
+    small = each | {"num_cpus": SMALL, "compute": ray.data.TaskPoolStrategy(size=cores)}
     data: ray.data.Dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks))
-    data = data.map_batches(functools.partial(_read, plan), num_cpus=SMALL, **each)
-    data = data.map_batches(functools.partial(_decode, plan), num_cpus=small, **each)
+    data = data.map_batches(functools.partial(_read, plan), **small)
+    data = data.map_batches(
+        functools.partial(_decode, plan), **small | {"num_cpus": DECODE_FOR_GPU if on_gpu else SMALL}
+    )
     data = data.map_batches(
         Eigenvectors,
         fn_constructor_args=(plan, "cuda" if on_gpu else "cpu"),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
-        num_cpus=large,
+        num_cpus=ON_GPU if on_gpu else ON_CPU,
         num_gpus=1 if on_gpu else 0,
         **each | {"batch_size": PARTS_ON_GPU if on_gpu else 1},
     )
-    data = data.map_batches(functools.partial(_finish, plan), num_cpus=small / 2, **each)
+    data = data.map_batches(functools.partial(_finish, plan), **small)
     expected: dict[str, int] = {}
     written = defaultdict(set, {shard.stem: set(parts.get(shard.stem, ())) for shard in pending})
     for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
