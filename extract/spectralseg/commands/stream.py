@@ -207,7 +207,8 @@ def _start(address: str | None) -> None:
     package = Path(__file__).resolve().parents[1]
     options: dict[str, Any] = {"runtime_env": {"py_modules": [str(package)]}}  # machines get the package from this one
     if address is None:
-        options = {"runtime_env": {"env_vars": {"PYTHONPATH": str(package.parent)}}, "include_dashboard": False}
+        path = os.pathsep.join([str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        options = {"runtime_env": {"env_vars": {"PYTHONPATH": path}}, "include_dashboard": False}
     try:
         if address is not None and ":" in address and "://" not in address:  # Ray itself would wait for minutes
             host, _, port = address.rpartition(":")
