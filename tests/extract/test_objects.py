@@ -107,18 +107,20 @@ def test_segmenter_finds_the_objects_of_the_command(model_name, tmp_path):
     segment, flags = Segmenter(model_name), {"tau": 0.5, "crf_backend": "torch"}
     for nothing in (np.full((128, 160, 3), 90), np.random.default_rng(0).integers(0, 256, (128, 160, 3))):
         assert segment.objects(nothing.astype(np.uint8)) == []
-    images = {"images_list": tmp_path / "list.txt", "images_root": SAMPLES / "images"}
-    (tmp_path / "list.txt").write_text("coffee.jpg\n")
+    images = {"images_list": tmp_path / "list.txt", "images_root": tmp_path}
+    (tmp_path / "list.txt").write_text("coffee.png\n")
+    with Image.open(SAMPLES / "images" / "coffee.jpg") as image:
+        image.resize((300, 200)).save(tmp_path / "coffee.png")
     run_here("extract_features", **images, model_name=model_name, batch_size=1, output_dir=tmp_path / "features")
     run_here("extract_objects", **images, features_dir=tmp_path / "features", output_dir=tmp_path / "objects", **flags)
-    found = segment.objects(SAMPLES / "images" / "coffee.jpg", **flags)
+    found = segment.objects(tmp_path / "coffee.png", **flags)
     entries = json.loads((tmp_path / "objects" / "objects.json").read_text())["annotations"]
     assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
     assert sorted(each.mask.sum() for each in found) == sorted(entry["area"] for entry in entries)
     assert len(found) > 0
     for each in found:
         rows, columns = np.nonzero(each.mask)
-        assert each.mask.shape == (400, 600)
+        assert each.mask.shape == (200, 300)
         assert each.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
 
 
