@@ -38,7 +38,7 @@ def with_verbose(command: Command) -> Command:
 
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = command.__annotations__ | {"verbose": bool}
-    wrapped.__doc__ = f"{(command.__doc__ or '').rstrip()}\n        verbose: {VERBOSE}\n    "
+    wrapped.__doc__ = f"{(command.__doc__ or '').rstrip()}\n        verbose: {VERBOSE.capitalize()}.\n    "
     return wrapped
 
 
