@@ -3,6 +3,7 @@
 import signal
 import time
 
+import psutil
 import pytest
 import torch
 
@@ -22,9 +23,11 @@ def kill_on_the_way(flags, output, count):
     while len(files(output)) < count // 4:
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
+    workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)  # its workers, if any, have to notice by themselves
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
     assert count // 4 <= len(files(output)) < count
 
 
@@ -56,7 +59,6 @@ def test_features_of_a_vision_transformer(tmp_path):
 
 
 def test_eigenvectors_in_two_processes(tmp_path):
-    """One of them may outlive its parent."""
     images = voc2007_images()[:50]
     features = tmp_path / "features"
     run_here(*features_of(images, tmp_path, model_name="lab_hog"), f"--output_dir={features}")
