@@ -3,12 +3,13 @@
 import io
 import json
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from running import as_flags, picture, refused_here, run_here, write_pictures
+from running import EXTRACT, as_flags, picture, refused_here, run_command, run_here, write_pictures
 
 pyarrow = pytest.importorskip("pyarrow")
 pytest.importorskip("ray", reason="needs the extra scale")
@@ -230,3 +231,12 @@ def test_tables_on_s3(monkeypatch):
         assert (shard.stem, [entry.id for entry in entries_of(shard)]) == ("s", ["s: end"])
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize(("missing", "said"), [("ray", "stream needs Ray"), ("pyarrow", "tables need pyarrow")])
+def test_without_the_extra(tmp_path, missing, said):
+    start = f"import sys; sys.modules[{missing!r}] = None; from spectralseg.commands import cli; cli.main(sys.argv[1:])"
+    result = run_command([sys.executable, "-c", start, *stream_flags(tmp_path)], cwd=EXTRACT.parent)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: {said}: pip install 'spectralseg[scale]'")
+    assert result.stderr.count("\n") == 1

@@ -6,11 +6,11 @@ Masks are COCO RLE at the grid of patches.
 from typing import Any
 
 import numpy as np
-import pyarrow
 import torch
 from pycocotools import mask as rle
 
 from spectralseg.api import object_box
+from spectralseg.files.shards import pyarrow  # or a line that says how to have it
 from spectralseg.mathematics.objects import score
 
 BOX = pyarrow.list_(pyarrow.int32(), 4)  # (xmin, ymin, xmax, ymax) in pixels, maxima exclusive

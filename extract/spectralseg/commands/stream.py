@@ -28,7 +28,7 @@ from spectralseg.api import preset_of
 from spectralseg.commands import bboxes, eigs, features, masks, rows
 from spectralseg.errors import ImagesFailed, InputError
 from spectralseg.files.images import load_image, view_of
-from spectralseg.files.shards import Entry, Shard, TableFolder, entries_of, find_shards
+from spectralseg.files.shards import Entry, Shard, TableFolder, entries_of, find_shards, pyarrow
 from spectralseg.files.storage import LAB_GRAPH, parse_json
 from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.eigen import MATRICES
@@ -40,7 +40,6 @@ from spectralseg.running.stage import FailureLines, differences
 from spectralseg.settings import Settings, check_range, setting
 
 try:
-    import pyarrow
     import ray
     from ray.exceptions import RayError
 except ImportError:

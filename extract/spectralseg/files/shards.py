@@ -25,7 +25,7 @@ try:
     from pyarrow import fs, parquet
 except ImportError:
     raise InputError(
-        "shards need pyarrow and Ray: pip install 'spectralseg[scale]' (in a checkout '.[scale]')"
+        "tables need pyarrow: pip install 'spectralseg[scale]' (in a checkout: '.[scale]')"
     ) from None
 
 TARS, TABLES, LISTS = (".tar", ".tar.gz", ".tgz"), (".parquet",), (".txt",)
