@@ -24,9 +24,7 @@ try:
     import pyarrow
     from pyarrow import fs, parquet
 except ImportError:
-    raise InputError(
-        "tables need pyarrow: pip install 'spectralseg[scale]' (in a checkout: '.[scale]')"
-    ) from None
+    raise InputError("tables need pyarrow: pip install 'spectralseg[scale]' (in a checkout: '.[scale]')") from None
 
 TARS, TABLES, LISTS = (".tar", ".tar.gz", ".tgz"), (".parquet",), (".txt",)
 MOST_BYTES = 2**30  # of an image's file
