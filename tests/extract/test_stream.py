@@ -16,6 +16,7 @@ pytest.importorskip("ray", reason="needs the extra scale")
 
 from pyarrow import parquet  # noqa: E402
 
+from spectralseg.commands import rows  # noqa: E402
 from spectralseg.errors import InputError  # noqa: E402
 from spectralseg.files.shards import Entry, Shard, TableFolder, entries_of, find_shards, id_of  # noqa: E402
 
@@ -69,12 +70,38 @@ def test_what_a_tar_may_hold_beside_files(tmp_path):
     assert entries(tmp_path / "s.tar") == dict.fromkeys(("link", "hard"), "it is a link or a sparse file")
     (tmp_path / "s.tar").write_bytes(b"no tar" * 1000)
     assert entries(tmp_path / "s.tar").keys() == {"s: end"}
+    (found,) = entries_of(Shard("s", str(write_tar(tmp_path / "s.tar", {"a.\udcff.png": b"1"}))))
+    assert (found.id, found.name, found.content) == ("a", r"a.\udcff.png", b"1")
+
+
+@pytest.mark.parametrize("damage", ["header", "appended", "sparse"])
+def test_a_tar_that_tarfile_would_take_for_ended(tmp_path, damage):
+    path = write_tar(tmp_path / "s.tar", {"a.png": b"1", "b.png": b"2"})
+    whole = bytearray(path.read_bytes())
+    if damage == "header":
+        whole[2 * tarfile.BLOCKSIZE] ^= 1  # of b.png
+    elif damage == "appended":
+        whole = whole + whole
+    else:
+        with tarfile.open(path, "w") as tar:
+            info = tarfile.TarInfo("c.png")
+            info.pax_headers = {"GNU.sparse.map": "0,x", "GNU.sparse.size": "9"}
+            tar.addfile(info)
+        whole[:] = whole[: 2 * tarfile.BLOCKSIZE] + path.read_bytes()
+    path.write_bytes(whole)
+    found = entries(path)
+    assert found.keys() == ({"a", "b", "s: end"} if damage == "appended" else {"a", "s: end"})
+    assert "what stands behind is lost" in str(found["s: end"])
 
 
 def test_entries_of_tables(tmp_path):
     struct = [{"bytes": b"1", "path": "a.png"}, {"bytes": None, "path": "b.png"}]
     parquet.write_table(pyarrow.table({"image": struct}), tmp_path / "a.parquet")
     assert entries(tmp_path / "a.parquet") == {"s-00000000": b"1", "s-00000001": "column 'image' holds no bytes"}
+    parquet.write_table(
+        pyarrow.table({"id": ["None", None], "image": [{"bytes": b"1", "path": 5}] * 2}), tmp_path / "a.parquet"
+    )
+    assert entries(tmp_path / "a.parquet").keys() == {"None", "s: '5'"}
     parquet.write_table(pyarrow.table({"id": ["x", "../y"], "jpg": [b"1", b"2"]}), tmp_path / "b.parquet")
     found = entries(tmp_path / "b.parquet", image_column="jpg")
     assert found.pop("x") == b"1"
@@ -91,14 +118,16 @@ def test_shards_by_patterns(tmp_path, monkeypatch):
     assert [shard.stem for shard in find_shards("a-{008..010}.tar,b.parquet")] == ["a-008", "a-009", "a-010", "b"]
     assert [shard.stem for shard in find_shards(f"{tmp_path}/a-*.tar")] == ["a-008", "a-009", "a-010"]
     (tmp_path / "list.txt").write_text("".join(f"{number}.png\n" for number in range(1001)))
+    write_pictures(tmp_path / "images", 1)
     shards = find_shards("list.txt", "images")
     assert [(shard.stem, len(shard.names)) for shard in shards] == [("list-00000", 1000), ("list-00001", 1)]
-    write_pictures(tmp_path / "images", 1)
     names = ("image0.png", "gone.png")
     first, second = entries_of(Shard("list-00000", str(tmp_path / "images"), names))
     assert first == Entry("image0", "image0.png", (tmp_path / "images" / "image0.png").read_bytes())
     assert str(second.problem).startswith("gone.png cannot be read")
     assert id_of("a/b.c.jpg") == "a__b"
+    with pytest.raises(InputError, match="no such folder: none"):
+        find_shards("list.txt", "none")
     for pattern, said in {
         "a-{008..011}.tar": "no such shard: a-011.tar",
         "z*.tar": "no shard matches",
@@ -177,15 +206,16 @@ def test_it_goes_on_where_it_was_killed(streamed, tmp_path, capsys):
     whole = parquet.read_table(tables / "s-0.parquet")
     (tables / "s-0.parquet").unlink()
     (tables / "parts").mkdir(exist_ok=True)
-    for number, rows in ((0, whole.slice(0, 2)), (2, whole.slice(4, 2))):
-        changed = rows.set_column(rows.column_names.index("name"), "name", pyarrow.array(["kept", "kept"]))
+    for number, part in ((0, whole.slice(0, 2)), (2, whole.slice(4, 2))):
+        changed = part.set_column(part.column_names.index("name"), "name", pyarrow.array(["kept", "kept"]))
         parquet.write_table(changed, tables / "parts" / f"s-0-{number:06d}.parquet")
-    parquet.write_table(whole.slice(0, 2), tables / "parts" / "s-1-000000.parquet")  # of a shard that is whole
+    for name in ("s-1-000000", "s-0-000009", "other"):  # of a shard that is whole, of one that was longer, and neither
+        parquet.write_table(whole.slice(0, 2), tables / "parts" / f"{name}.parquet")
     run_here(*stream_flags(folder, output_dir=tables))
     again = parquet.read_table(tables / "s-0.parquet")
     assert again["name"].to_pylist() == ["kept", "kept", "a2.png", "a3.png", "kept", "kept"]
     assert again.drop_columns(["name"]).equals(whole.drop_columns(["name"]))
-    assert list((tables / "parts").iterdir()) == []
+    assert [path.name for path in (tables / "parts").iterdir()] == ["other.parquet"]
     run_here(*stream_flags(folder, output_dir=tables))
     assert "stream: 0 of 2 shards to do" in capsys.readouterr().err
     said = refused_here(capsys, *stream_flags(folder, output_dir=tables, K=4))
@@ -197,12 +227,40 @@ def test_said_before_any_work(tmp_path, capsys):
     for changes, said in (
         ({"model_name": "nothing"}, "error: no backbone 'nothing'"),
         ({"K": 1}, "error: K=1"),
+        ({"device": "tpu"}, "error: no device 'tpu'"),
         ({"eigenvectors": "float8"}, "error: no eigenvectors 'float8'"),
         ({"shards": "none.tar"}, "error: no such shard: none.tar"),
         ({"ray_address": "127.0.0.1:9"}, "error: Ray cannot be reached at 127.0.0.1:9"),
     ):
         assert said in refused_here(capsys, *stream_flags(tmp_path, **changes))
     assert "holds no stream.json" in refused_here(capsys, "unpack", *as_flags(tables_dir=tmp_path, output_dir=tmp_path))
+    parquet.write_table(pyarrow.table({"image": [b""]}), tmp_path / "s-0.parquet")
+    said = refused_here(capsys, *stream_flags(tmp_path, output_dir=tmp_path))
+    assert "holds Parquet files that are not of stream" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mask": None}, "the row of a is damaged"),
+        ({"segments": [{"label": 999, "counts": "02"}]}, "the row of a is damaged"),
+        ({"id": "../a"}, "'../a' is no plain name"),
+        ({"told": {"K": 4}}, "was made with K=4 instead of 3"),
+        ({"flip": True}, "cannot be read"),
+        ({"made": []}, "does not tell how its tables were made"),
+    ],
+)
+def test_tables_that_are_damaged(tmp_path, capsys, changes, said):
+    made = {"K": 3, "eigenvectors": "none", "eigs": {}, "single": {}, "multi": {}, "boxes": {}}
+    schema = rows.schema_of("none", json.dumps(made | changes.get("told", {})).encode())
+    row = {"id": "a", "name": "a.png", "rows": 1, "columns": 2, "mask": "02", "segments": []}
+    TableFolder(str(tmp_path)).write("s.parquet", pyarrow.Table.from_pylist([row | changes], schema))
+    (tmp_path / "stream.json").write_text(json.dumps({"arguments": changes.get("made", made)}))
+    if "flip" in changes:
+        content = bytearray((tmp_path / "s.parquet").read_bytes())
+        content[content.index(b"a.png")] ^= 1
+        (tmp_path / "s.parquet").write_bytes(content)
+    assert said in refused_here(capsys, "unpack", *as_flags(tables_dir=tmp_path, output_dir=tmp_path / "files"))
 
 
 def test_tables_on_s3(monkeypatch):

@@ -10,9 +10,13 @@ import torch
 from pycocotools import mask as rle
 
 from spectralseg.api import object_box
-from spectralseg.files.shards import pyarrow  # or a line that says how to have it
+from spectralseg.errors import InputError
+from spectralseg.files.shards import TableFolder, pyarrow  # or a line that says how to have it
+from spectralseg.files.storage import parse_json
 from spectralseg.mathematics.objects import score
+from spectralseg.running.stage import differences
 
+DESCRIPTION = "stream.json"
 BOX = pyarrow.list_(pyarrow.int32(), 4)  # (xmin, ymin, xmax, ymax) in pixels, maxima exclusive
 SCORE, RLE = pyarrow.float32(), pyarrow.string()
 SEGMENT = pyarrow.struct([("label", pyarrow.int32()), ("counts", RLE), ("score", SCORE), ("box", BOX)])
@@ -28,6 +32,25 @@ def schema_of(eigenvectors: str, metadata: bytes) -> pyarrow.Schema:
     if eigenvectors in FLOATS:
         columns += [("eigenvectors", pyarrow.list_(FLOATS[eigenvectors][0]))]
     return pyarrow.schema(columns, {"spectralseg": metadata})
+
+
+def made_by(folder: TableFolder) -> dict[str, Any] | None:
+    """The settings of a folder's tables; None where it tells nothing."""
+    told = folder.read_bytes(DESCRIPTION)
+    if told is None:
+        return None
+    made = parse_json(told.decode(errors="replace"), f"{folder.path}/{DESCRIPTION}")
+    if not isinstance(made, dict) or not isinstance(made.get("arguments"), dict):
+        raise InputError(f"{folder.path}/{DESCRIPTION} does not tell how its tables were made; choose another folder")
+    return made["arguments"]
+
+
+def check_table(table: pyarrow.Table, made: dict[str, Any], path: str) -> None:
+    """Raise an :class:`InputError` if a table is none of ``stream``, or was made with other settings."""
+    told = (table.schema.metadata or {}).get(b"spectralseg", b"{}")
+    difference = differences(parse_json(told.decode(errors="replace"), path), made)
+    if difference:
+        raise InputError(f"{path} was made {difference}, unlike {DESCRIPTION}; take it out of the folder")
 
 
 def row_of(eigs: dict[str, Any], mask: np.ndarray, segments: np.ndarray, boxes: dict[str, Any], kind: str) -> dict:

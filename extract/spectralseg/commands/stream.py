@@ -12,13 +12,15 @@ import json
 import logging
 import os
 import pickle
+import re
 import signal
 import socket
 import sys
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,10 @@ import torch
 
 from spectralseg.api import preset_of
 from spectralseg.commands import bboxes, eigs, features, masks, rows
-from spectralseg.errors import ImagesFailed, InputError
+from spectralseg.errors import ImagesFailed, InputError, check_choice, some_of
 from spectralseg.files.images import load_image, view_of
 from spectralseg.files.shards import Entry, Shard, TableFolder, entries_of, find_shards, pyarrow
-from spectralseg.files.storage import LAB_GRAPH, parse_json
+from spectralseg.files.storage import LAB_GRAPH, remove_leftovers
 from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.eigen import MATRICES
 from spectralseg.mathematics.ranking import FOREGROUNDS
@@ -48,7 +50,6 @@ except ImportError:
     ) from None
 
 PARTS = "parts"  # folder of what is not a whole shard yet
-DESCRIPTION = "stream.json"
 COUNT = -1  # in the place of a part's number: how many parts the shard has
 BLOCK_BYTES = 8 * 2**20  # of encoded images that one task decodes
 PARTS_ON_GPU = 8  # parts that go through it together, so that photographs of mixed sizes fill batches
@@ -107,6 +108,7 @@ def stream(
     """The command of that name; see its documentation in ``extract.py``."""
     check_range("batch_size", batch_size, least=1)
     check_range("actors", actors, least=1)
+    check_choice("device", device.partition(":")[0], ("auto", "cpu", "cuda"))
     found = find_shards(shards, images_root)
     extractor = features.load_extractor("stream", feature_settings, torch.device("cpu"))  # its errors, before any work
     plan, arguments = _plan(extractor, feature_settings, settings, image_column, batch_size, output_dir)
@@ -166,16 +168,16 @@ def _plan(
 
 
 def _check_folder(folder: TableFolder, arguments: dict[str, Any]) -> None:
-    told = folder.read_bytes(DESCRIPTION)
-    if told is None:
-        folder.write_bytes(
-            DESCRIPTION, json.dumps({"command": "stream", "arguments": arguments}, indent=2).encode() + b"\n"
-        )
+    before = rows.made_by(folder)
+    if before is None:
+        if any(name.endswith(".parquet") for name in folder.names()):  # shards, say, which would be taken for done
+            raise InputError(f"{folder.path} holds Parquet files that are not of stream; choose another output folder")
+        content = json.dumps({"command": "stream", "arguments": arguments}, indent=2)
+        folder.write_bytes(rows.DESCRIPTION, content.encode() + b"\n")
         return
-    before = parse_json(told.decode(errors="replace"), f"{folder.path}/{DESCRIPTION}")
-    if not isinstance(before, dict) or not isinstance(before.get("arguments"), dict):
-        raise InputError(f"{folder.path}/{DESCRIPTION} does not tell how its tables were made; choose another folder")
-    difference = differences(before["arguments"], arguments)
+    if folder.is_local:
+        remove_leftovers(folder.path, below=True)
+    difference = differences(before, arguments)
     if difference:
         raise InputError(f"{folder.path} holds tables made {difference}; choose another output folder")
 
@@ -192,7 +194,8 @@ def _engine(address: str | None) -> Iterator[None]:
         signal.signal(signal.SIGTERM, on_sigterm)
         yield
     except RayError as error:
-        reason = str(error).strip().splitlines()[-1]
+        cause = getattr(error, "cause", error)  # of a task: what it raised
+        reason = (str(cause).strip() or repr(cause)).splitlines()[0]
         raise InputError(f"stream stopped ({reason}); the same command goes on where it stopped") from None
     finally:
         ray.shutdown()
@@ -216,11 +219,12 @@ def _start(address: str | None) -> None:
             ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"Ray cannot be reached at {address} ({str(error).splitlines()[0]})") from None
+    warnings.filterwarnings("ignore", module=r"ray\.data")  # of a shard alone: that its reading cannot be shared
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = BLOCK_BYTES
-    for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what stops it is told in a line
 
 
 @contextlib.contextmanager
@@ -279,16 +283,22 @@ def _run(
             else:
                 written[stem].add(number)
                 yield payload
-            if len(written[stem]) == expected.get(stem):
-                _join(folder, stem, expected[stem], plan.schema())
+            if stem in expected and written[stem].issuperset(range(expected[stem])):
+                _join(folder, stem, expected.pop(stem), plan.schema())
+                folder.remove([_part(stem, number) for number in written.pop(stem)])
+    if written:
+        raise InputError(f"shards without a table: {some_of(sorted(written))}; run the same command again")
 
 
 def _join(folder: TableFolder, stem: str, count: int, schema: pyarrow.Schema) -> None:
     """The parts of a shard become one table."""
-    names = [_part(stem, number) for number in range(count)]
-    tables = [folder.read(name) for name in names]
+    try:
+        tables = [folder.read(_part(stem, number)) for number in range(count)]
+    except InputError:
+        if f"{stem}.parquet" in folder.names():  # another run of this command was faster
+            return
+        raise
     folder.write(f"{stem}.parquet", pyarrow.concat_tables(tables) if tables else schema.empty_table())
-    folder.remove(names)
 
 
 def _part(stem: str, number: int) -> str:
@@ -298,8 +308,8 @@ def _part(stem: str, number: int) -> str:
 def _parts(folder: TableFolder) -> dict[str, set[int]]:
     found: dict[str, set[int]] = defaultdict(set)
     for name in folder.names(PARTS):
-        stem, _, number = PurePosixPath(name).stem.rpartition("-")
-        found[stem].add(int(number))
+        if matched := re.fullmatch(r"(.+)-(\d{6,})\.parquet", name):
+            found[matched[1]].add(int(matched[2]))
     return found
 
 

@@ -9,26 +9,26 @@ from spectralseg.commands import bboxes, masks, rows
 from spectralseg.errors import InputError
 from spectralseg.files.images import view_of
 from spectralseg.files.label_maps import save_labels
+from spectralseg.files.names import check_id
 from spectralseg.files.shards import TableFolder
-from spectralseg.files.storage import compact, parse_json, save_record
+from spectralseg.files.storage import compact, save_record
 from spectralseg.running.stage import FileStage, Stage
 from spectralseg.settings import settings_from
-
-DESCRIPTION = "stream.json"
 
 
 def unpack(tables_dir: str, output_dir: str, overwrite: bool = False) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
     folder, output = TableFolder(tables_dir), Path(output_dir)
-    told = folder.read_bytes(DESCRIPTION)
-    if told is None:
-        raise InputError(f"{tables_dir} holds no {DESCRIPTION}, as stream writes it")
-    made = parse_json(told.decode(errors="replace"), f"{tables_dir}/{DESCRIPTION}")["arguments"]
+    made = rows.made_by(folder)
+    if made is None:
+        raise InputError(f"{tables_dir} holds no {rows.DESCRIPTION}, as stream writes it")
     names = sorted(name for name in folder.names() if name.endswith(".parquet"))
     where: dict[str, str] = {}
     for name in names:
-        for row in folder.read(name, ["id", "error"]).to_pylist():
-            if row["id"] in where and row["error"] is None:
+        table = folder.read(name, ["id", "error"])
+        rows.check_table(table, made, f"{tables_dir}/{name}")
+        for row in table.to_pylist():
+            if row["error"] is None and check_id(row["id"]) in where:
                 raise InputError(f"{tables_dir}: two images are called {row['id']}, in {where[row['id']]} and {name}")
             if row["error"] is None:
                 where[row["id"]] = name
@@ -52,23 +52,36 @@ def unpack(tables_dir: str, output_dir: str, overwrite: bool = False) -> None:
         stage = Stage(command, output / below, suffix, arguments, overwrite)
         pending = set(stage.begin(where))
         with stage.working():
-            for row in _rows(folder, names, pending):
-                save(stage.output(row["id"]), row)
-                stage.done(row["id"])
+            for image_id in _each(folder, names, pending, functools.partial(_saved, stage, save)):
+                stage.done(image_id)
         stage.finish()
     settings = settings_from(bboxes.BoxSettings, made["boxes"])
     found = FileStage("extract_bboxes", output / "bboxes.pth", made["boxes"] | {"segmentations": multi}, overwrite)
     if not found.is_done():
-        records = [_boxes(row, made["eigs"], settings) for row in _rows(folder, names, set(where))]
-        found.finish(sorted(records, key=lambda record: record["id"]))
+        of_row = functools.partial(_boxes, made_by=made["eigs"], settings=settings)
+        found.finish(sorted(_each(folder, names, set(where), of_row), key=lambda record: record["id"]))
 
 
-def _rows(folder: TableFolder, names: list[str], wanted: set[str]) -> Iterator[dict[str, Any]]:
-    """The rows of these images."""
+def _each(folder: TableFolder, names: list[str], wanted: set[str], work: Callable[[dict[str, Any]], Any]) -> Iterator:
+    """What ``work`` makes of the rows of these images."""
     for name in names if wanted else []:
         for row in folder.read(name).to_pylist():
-            if row["error"] is None and row["id"] in wanted:
-                yield row
+            if row["error"] is not None or row["id"] not in wanted:
+                continue
+            try:
+                found = work(row)
+            except InputError:
+                raise
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                raise InputError(
+                    f"{folder.path}/{name}: the row of {row['id']} is damaged ({error}); delete it"
+                ) from None
+            yield found
+
+
+def _saved(stage: Stage, save: Callable[[Path, dict[str, Any]], None], row: dict[str, Any]) -> str:
+    save(stage.output(row["id"]), row)
+    return row["id"]
 
 
 def _mask(path: Path, row: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ ROWS_AT_ONCE = 64  # of a Parquet file
 LIST_SHARD = 1000  # names of a list that make a shard
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 TRUNCATED = "the shard ends in the middle, or is damaged: what stands behind is lost"
-READ_ERRORS = (tarfile.TarError, zlib.error, EOFError, OSError, pyarrow.ArrowException)
+READ_ERRORS = (tarfile.TarError, zlib.error, EOFError, OSError, pyarrow.ArrowException, ValueError)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def find_shards(pattern: str, images_root: str | None = None) -> list[Shard]:
     Raises
     ------
     InputError
-        Nothing is there, of another kind, two shards of one name, or a list without ``images_root``.
+        Nothing is there, of another kind, two shards of one name, or a list without the folder ``images_root``.
     """
     paths = [path for part in pattern.split(",") for path in _expanded(part.strip())]
     shards: list[Shard] = []
@@ -79,6 +79,8 @@ def find_shards(pattern: str, images_root: str | None = None) -> list[Shard]:
             continue
         if images_root is None:
             raise InputError(f"{path} is a list of files: give the folder they lie in as --images_root")
+        if "://" not in images_root and not Path(images_root).is_dir():
+            raise InputError(f"no such folder: {images_root}")
         with opened(path) as file:
             lines = file.read().decode("utf-8", errors="replace").splitlines()
         names = [check_entry(line.strip(), path) for line in lines if line.strip()]
@@ -113,16 +115,19 @@ def entries_of(shard: Shard, image_column: str = "image") -> Iterator[Entry]:
     seen: set[str] = set()
     try:
         for entry in _read(shard, image_column):
+            name = entry.name.encode(errors="backslashreplace").decode()  # as tables can hold it
             try:
                 check_id(entry.id)
                 twice = "its name stands twice in the shard" if entry.id in seen else entry.problem
-                yield Entry(entry.id, entry.name, b"" if twice else entry.content, twice)
+                yield Entry(entry.id, name, b"" if twice else entry.content, twice)
                 seen.add(entry.id)
             except InputError as error:
-                yield Entry(f"{shard.stem}: {entry.name!r}", entry.name, problem=str(error))
+                yield Entry(f"{shard.stem}: {entry.name!r}", name, problem=str(error))
+    except InputError:  # a place that cannot be reached
+        raise
     except READ_ERRORS as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        yield Entry(f"{shard.stem}: end", "", problem=f"{TRUNCATED} ({reason})")
+        yield Entry(f"{shard.stem}: end", "", problem=f"{TRUNCATED} ({reason[:200]})")
 
 
 def _read(shard: Shard, image_column: str) -> Iterator[Entry]:
@@ -159,19 +164,20 @@ def _read_table(shard: Shard, image_column: str) -> Iterator[Entry]:
         for batch in table.iter_batches(ROWS_AT_ONCE, columns=[image_column, *([key] if key else [])]):
             for value in batch.to_pylist():
                 content = value[image_column]
-                name = (content.get("path") if isinstance(content, dict) else None) or ""
+                name = content.get("path") if isinstance(content, dict) else None
                 content = content.get("bytes") if isinstance(content, dict) else content
-                image_id = str(value[key]) if key else f"{shard.stem}-{row:08d}"
+                own = value.get(key, f"{shard.stem}-{row:08d}")
+                image_id = "" if own is None else str(own)
+                name = str(name or image_id or f"row {row}")
                 row += 1
                 if isinstance(content, bytes):
-                    yield _entry(image_id, name or image_id, content)
+                    yield _entry(image_id, name, content)
                 else:
-                    yield Entry(image_id, name or image_id, problem=f"column '{image_column}' holds no bytes")
+                    yield Entry(image_id, name, problem=f"column '{image_column}' holds no bytes")
 
 
 def _read_tar(file: Any) -> Iterator[Entry]:
-    watched = _Tail(file)
-    with tarfile.open(fileobj=watched, mode="r|") as tar:
+    with tarfile.open(fileobj=file, mode="r|") as tar:
         for member in tar:
             name = member.name
             if not name.lower().endswith(tuple(EXTENSIONS)) or not (member.isreg() or member.islnk() or member.issym()):
@@ -186,22 +192,14 @@ def _read_tar(file: Any) -> Iterator[Entry]:
                 yield Entry(image_id, name, problem="it is a link or a sparse file")
             else:
                 yield _entry(image_id, name, content.read(MOST_BYTES + 1))
-    while watched.read(2**20):
-        pass
-    if watched.tail.strip(b"\0"):
-        raise tarfile.ReadError("the blocks that end a tar are missing")
-
-
-class _Tail(io.RawIOBase):
-    """A file to read, whose last block is kept."""
-
-    def __init__(self, file: Any) -> None:
-        self.file, self.tail = file, b"\1"
-
-    def read(self, size: int = -1) -> bytes:
-        found = self.file.read(size)
-        self.tail = (self.tail + found)[-tarfile.BLOCKSIZE :] if found else self.tail
-        return found
+        rest: Any = (
+            tar.fileobj
+        )  # behind the block that ended the loop, where tarfile takes a damaged header for the end
+        if rest.tell() < tar.offset + tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("the blocks that end a tar are missing")
+        while block := rest.read(2**20):
+            if block.strip(b"\0"):
+                raise tarfile.ReadError("a header in the middle is damaged, or another tar is appended")
 
 
 def _entry(image_id: str, name: str, content: bytes) -> Entry:
@@ -268,14 +266,14 @@ class TableFolder:
         """A table; an :class:`InputError` says which is damaged."""
         try:
             with self.system.open_input_file(f"{self.below}/{name}") as file:
-                return parquet.read_table(file, columns=columns)
+                return parquet.read_table(file, columns=columns, page_checksum_verification=True)
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{self.path}/{name} cannot be read ({str(error).splitlines()[0]}); delete it") from None
 
     def write(self, name: str, table: "pyarrow.Table") -> None:
         """Write a table, whole or not at all."""
         buffer = io.BytesIO()
-        parquet.write_table(table, buffer, compression="zstd")
+        parquet.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         self.write_bytes(name, buffer.getvalue())
 
     def write_bytes(self, name: str, content: bytes) -> None:
@@ -296,11 +294,17 @@ class TableFolder:
         """The content of a file; None where there is none."""
         if name not in self.names(str(PurePosixPath(name).parent).strip(".")):
             return None
-        with self.system.open_input_file(f"{self.below}/{name}") as file:
-            return file.read()
+        try:
+            with self.system.open_input_file(f"{self.below}/{name}") as file:
+                return file.read()
+        except OSError as error:
+            raise InputError(f"{self.path}/{name} cannot be read ({str(error).splitlines()[0]})") from None
 
     def remove(self, names: Sequence[str]) -> None:
         """Delete files."""
         for name in names:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 self.system.delete_file(f"{self.below}/{name}")
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError):
+                    raise OutputError(f"cannot delete {self.path}/{name}: {str(error).splitlines()[0]}") from None
