@@ -31,7 +31,7 @@ from spectralseg.models.tokens import TokenExtractor
 
 K = 20
 LARGEST_DENSE = {"cpu": 10_000, "cuda": 50_000}
-LARGEST_BLOCKED = {"cpu": 50_000, "cuda": 200_000}
+LARGEST_BLOCKED = {"cpu": 10_000, "cuda": 200_000}
 
 
 def affinity(rows: Tensor, columns: Tensor | None = None, sigma: float = 1.0) -> Tensor:

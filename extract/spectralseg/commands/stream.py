@@ -268,7 +268,7 @@ def _run(
     data = data.map_batches(
         Eigenvectors,
         fn_constructor_args=(plan, "cuda" if on_gpu else "cpu"),
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
         num_cpus=ON_GPU if on_gpu else ON_CPU,
         num_gpus=1 if on_gpu else 0,
         **each | {"batch_size": PARTS_ON_GPU if on_gpu else 1},
