@@ -22,7 +22,6 @@ import numpy as np
 import psutil
 import pyarrow.parquet
 from PIL import Image
-from ray.cluster_utils import Cluster
 
 EXTRACT = Path(__file__).resolve().parents[2] / "extract" / "extract.py"
 SIDES = (64, 80, 96)
@@ -70,6 +69,8 @@ def memory(root: psutil.Process) -> float:
 
 def run(arguments: argparse.Namespace, tables: Path) -> None:
     """The command until it ends, with its deaths."""
+    from ray.cluster_utils import Cluster  # changes the process that imports it
+
     os.environ["PYTHONPATH"] = str(EXTRACT.parent)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)
