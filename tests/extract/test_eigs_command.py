@@ -269,11 +269,13 @@ def test_from_images_the_files_are_the_same(tmp_path, capsys, seen, graph):
 
 
 def test_features_or_images(folder, capsys):
+    of_images = {"features_dir": None, "images_list": "a", "model_name": "lab_hog"}
     for changes, said in (
         ({"features_dir": None}, "give --features_dir, or --images_list and --model_name"),
         ({"model_name": "lab_hog", "resize": 20}, "model_name and resize would make features, and features_dir has"),
-        ({"features_dir": None, "images_list": "a", "model_name": "lab_hog", "joint": True}, "joint is a graph of"),
-        ({"features_dir": None, "images_list": "a", "model_name": "lab_hog", "multiprocessing": 2}, "multiprocessing"),
+        (of_images | {"joint": True}, "joint is a graph of"),
+        (of_images | {"multiprocessing": 2}, "multiprocessing"),
+        (of_images | {"which_features": "cls"}, "no which_features 'cls'"),
     ):
         given = {name: value for name, value in changes.items() if value is not None}
         flags = {"images_root": folder / "images", "features_dir": folder / "features", "output_dir": folder / "eigs"}

@@ -666,7 +666,7 @@ def stream(
     given = locals() | {"which_block": (which_block,), "which_features": (which_features,)}
     of_features = settings_from(features.FeatureSettings, given)
     settings = settings_from(command.StreamSettings, given | {"which_features": which_features})
-    how = (images_root, image_column, batch_size, actors, device, ray_address)
+    how = (images_root, actors, device, ray_address)
     command.stream(shards, output_dir, of_features, settings, *how)
 
 

@@ -13,8 +13,8 @@ from scipy.sparse import coo_array
 from torch import Tensor
 
 from spectralseg.commands import features
-from spectralseg.errors import InputError, some_of
-from spectralseg.files.images import VIEW, find_image, load_image, patch_grid, read_images_list, view_of
+from spectralseg.errors import InputError, check_choice
+from spectralseg.files.images import VIEW, find_image, load_image, patch_grid, view_of
 from spectralseg.files.records import load_features, patch_features
 from spectralseg.files.storage import compact, list_ids, save_record
 from spectralseg.mathematics.affinity import COLOR_GRIDS, COLOUR_AFFINITIES, colour_affinity
@@ -27,13 +27,14 @@ from spectralseg.mathematics.eigen import (
     WITHOUT_MATRIX,
     spectral_eigenvectors,
 )
-from spectralseg.models.tokens import TokenExtractor
-from spectralseg.running.batches import THREADS, run_in_batches, work_in_batches
-from spectralseg.running.devices import device_or_processes, keep_freed_memory, pick_device, require_memory
+from spectralseg.models.tokens import PER_PATCH, TokenExtractor
+from spectralseg.running.batches import run_in_batches
+from spectralseg.running.devices import device_or_processes, keep_freed_memory, require_memory
 from spectralseg.running.stage import Stage, provenance, rank_and_world_size
-from spectralseg.settings import Settings, check_range, setting
+from spectralseg.settings import Settings, setting
 
 BYTES_PER_PAIR = 16  # of patches: four dense (T, T) matrices in float32 at once, at most
+Grid = tuple[int, int]  # rows and columns
 GPU_BATCH_CELLS = 64 * 1024**2  # matrix entries of a batch on a GPU: 23 images at T = 1702, 8 at T = 2852
 
 
@@ -132,31 +133,25 @@ def extract_eigs_of_images(
 
     ``extractor``: that of :func:`features.load_extractor`, where it is there already.
     """
-    check_range("batch_size", batch_size, least=1)
-    check_range("num_workers", num_workers, least=0)
     if settings.joint:
         raise InputError("joint is a graph of features that lie in files: extract_features first, then --features_dir")
-    where = pick_device(device)
-    batch_size = batch_size or (1 if where.type == "cpu" else features.GPU_BATCH)
-    files = read_images_list(images_list, images_root)
-    extractor = extractor or features.load_extractor("extract_eigs", feature_settings, where)
-    backbone = extractor.backbone
-    made_by = asdict(settings) | {"features": features.made_by(feature_settings, extractor)}
-    stage = Stage("extract_eigs", output_dir, ".pth", made_by, overwrite)
-    pending = stage.begin(files, where)
-    colour = functools.partial(colours_of, backbone.patch_size, settings) if settings.image_color_lambda > 0 else None
-    named = [(image_id, files[image_id]) for image_id in pending]
-    dataset = features.ImageFiles(Path(images_root), named, backbone, feature_settings, colour)
+    check_choice("which_features", settings.which_features, PER_PATCH)
 
-    def work(items: list[features.Loaded]) -> Iterator[tuple[str, Callable[[], None]]]:
-        views = [{"file": files[item.image_id]} | dataset.view for item in items]
-        for problem, *found in eigenvectors_of(extractor, items, views, settings, where):
-            yield problem.image_id, functools.partial(_save, stage.folder, problem, settings, *found)
+    def work(over: features.Pass, items: list[features.Loaded]) -> Iterator[tuple[str, Callable[[], None]]]:
+        views = [{"file": over.files[item.image_id][1]} | over.view for item in items]
+        for problem, *found in eigenvectors_of(over.extractor, items, views, settings, over.device):
+            yield problem.image_id, functools.partial(_save, over.stage.folder, problem, *found)
 
-    writers = 0 if where.type == "cpu" else THREADS
-    with stage.working(), features.decoded(dataset, num_workers, where) as items:
-        work_in_batches(stage, features.readable(items, stage), features.kind_of, lambda _: batch_size, work, writers)
-    stage.finish()
+    images = (images_list, images_root, feature_settings, batch_size, device, num_workers, extractor)
+    features.over_images(
+        "extract_eigs",
+        output_dir,
+        lambda made: asdict(settings) | {"features": made},
+        work,
+        *images,
+        overwrite=overwrite,
+        colour=colouring(settings),
+    )
 
 
 def eigenvectors_of(
@@ -171,8 +166,6 @@ def eigenvectors_of(
     ``views``: what the records tell of each, its file and how it was looked at.
     """
     found = features.features_of(extractor, items, device)
-    if settings.which_features not in found:
-        raise InputError(f"there are no features '{settings.which_features}', but {some_of(sorted(found))}")
     patch_size = extractor.backbone.patch_size
     problems = [
         pose(item.image_id, one, item.shape, patch_size, view, settings, item.colour)
@@ -197,18 +190,18 @@ def load_problem(images_root: Path, features_dir: Path, settings: EigenSettings,
     record = load_features(path)
     found = patch_features(record, settings.which_features, path)
     _, _, height, width = record["shape"]
-
+    grids_of(height, width, record["patch_size"], settings)  # its errors, before colours are computed
     colour = None
-    if settings.image_color_lambda > 0:
+    if of_image := colouring(settings):
         image = load_image(find_image(images_root, record.get("file", image_id)), **view_of(record))
         if image.size != (width, height):
             raise InputError(
                 f"the image in {images_root} has {image.width}x{image.height} pixels, its features came from "
                 f"{width}x{height}"
             )
-        colour = colours_of(record["patch_size"], settings, image)
-    about = {name: record[name] for name in ("file", *VIEW) if name in record}
-    return pose(image_id, found[0], (height, width), record["patch_size"], about, settings, colour)
+        colour = of_image(record["patch_size"], image)
+    view = {name: record[name] for name in ("file", *VIEW) if name in record}
+    return pose(image_id, found[0], (height, width), record["patch_size"], view, settings, colour)
 
 
 def pose(
@@ -225,30 +218,42 @@ def pose(
     ``view``: file, and how it was looked at; ``colour``: affinity of the cells, if it is asked for.
     """
     height, width = shape
-    grid, covered, new_grid, step = grids_of(height, width, patch_size, settings)
-    remedy = "extract the features with --resize, or with a larger patch size, or take --solver blocked or landmarks"
-    if settings.which_matrix != LOCAL and settings.solver not in WITHOUT_MATRIX and not settings.joint:
-        require_memory(math.prod(new_grid), BYTES_PER_PAIR, remedy)
-    about = {"id": image_id, "shape": (1, 3, height, width), "grid": new_grid, "step": step} | view
-    return Problem(image_id, found, grid, new_grid, step, colour, about)
+    grid, _, new_grid, step = grids_of(height, width, patch_size, settings)
+    told = about_image(image_id, shape, new_grid, step, view, settings.which_matrix)
+    return Problem(image_id, found, grid, new_grid, step, colour, told)
 
 
-Grid = tuple[int, int]
+def about_image(
+    image_id: str, shape: tuple[int, int], grid: Grid, step: int, view: dict[str, Any], which_matrix: str
+) -> dict[str, Any]:
+    """What a record says beside eigenvalues and eigenvectors, of an image of ``shape`` (H, W)."""
+    told = {"id": image_id, "shape": (1, 3, *shape), "grid": grid, "step": step}
+    return told | view | {"which_matrix": which_matrix}
 
 
 def grids_of(height: int, width: int, patch_size: int, settings: EigenSettings) -> tuple[Grid, Grid, Grid, int]:
-    """Rows and columns of patches, pixels that they cover, rows and columns of the eigenvectors, pixels per cell."""
+    """Rows and columns of patches, pixels that they cover, rows and columns of the eigenvectors, pixels per cell.
+
+    An :class:`InputError` tells of a grid without cells, and of one whose matrix is beyond the memory.
+    """
     grid = patch_grid(height, width, patch_size)
     step = settings.image_downsample_factor or patch_size
     covered = (grid[0] * patch_size, grid[1] * patch_size)
     new_grid = (covered[0] // step, covered[1] // step)
     if 0 in new_grid:
         raise InputError(f"image_downsample_factor={step} leaves nothing of {covered[1]}x{covered[0]} pixels")
+    remedy = "extract the features with --resize, or with a larger patch size, or take --solver blocked or landmarks"
+    if settings.which_matrix != LOCAL and settings.solver not in WITHOUT_MATRIX and not settings.joint:
+        require_memory(math.prod(new_grid), BYTES_PER_PAIR, remedy)
     return grid, covered, new_grid, step
 
 
-def colours_of(patch_size: int, settings: EigenSettings, image: Image.Image) -> coo_array:
-    """The colour affinity of an image's cells."""
+def colouring(settings: EigenSettings) -> Callable[[int, Image.Image], coo_array] | None:
+    """Patch size and image -> colour affinity of its cells; None where colour is not asked for."""
+    return functools.partial(_colours, settings) if settings.image_color_lambda > 0 else None
+
+
+def _colours(settings: EigenSettings, patch_size: int, image: Image.Image) -> coo_array:
     _, covered, new_grid, _ = grids_of(image.height, image.width, patch_size, settings)
     return colour_affinity(image, covered, new_grid, settings.which_color_matrix, settings.color_grid)
 
@@ -273,21 +278,20 @@ def solve(problems: list[Problem], settings: EigenSettings, device: torch.device
     )
 
 
-def record_of(problem: Problem, settings: EigenSettings, values: Tensor, vectors: Tensor) -> dict[str, Any]:
-    """The eigenvectors record of an image."""
-    record = {"eigenvalues": compact(values), "eigenvectors": compact(vectors)}
-    return record | problem.about | {"which_matrix": settings.which_matrix}
+def record_of(about: dict[str, Any], values: Tensor, vectors: Tensor) -> dict[str, Any]:
+    """The eigenvectors record of an image, of its eigenvalues (K,) and eigenvectors (K, T')."""
+    return {"eigenvalues": compact(values), "eigenvectors": compact(vectors)} | about
 
 
-def _save(folder: Path, problem: Problem, settings: EigenSettings, values: Tensor, vectors: Tensor) -> None:
-    save_record(folder / f"{problem.image_id}.pth", record_of(problem, settings, values, vectors))
+def _save(folder: Path, problem: Problem, values: Tensor, vectors: Tensor) -> None:
+    save_record(folder / f"{problem.image_id}.pth", record_of(problem.about, values, vectors))
 
 
 def _solve_and_save(prepare: functools.partial, settings: EigenSettings, folder: Path, image_id: str) -> None:
     keep_freed_memory()
     problem = prepare(image_id)
     values, vectors = solve([problem], settings, torch.device("cpu"))
-    _save(folder, problem, settings, values[0], vectors[0])
+    _save(folder, problem, values[0], vectors[0])
 
 
 def _solve_together(
@@ -296,7 +300,7 @@ def _solve_together(
     """Solve problems of one size on a GPU; yield what saves each."""
     values, vectors = (result.cpu() for result in solve(problems, settings, device))
     for problem, image_values, image_vectors in zip(problems, values, vectors, strict=True):
-        yield problem.image_id, functools.partial(_save, folder, problem, settings, image_values, image_vectors)
+        yield problem.image_id, functools.partial(_save, folder, problem, image_values, image_vectors)
 
 
 def _solve_jointly(
@@ -331,7 +335,7 @@ def _solve_jointly(
     with stage.working():
         for problem, part in zip(problems, parts, strict=True):
             if problem.image_id in wanted:
-                _save(stage.folder, problem, settings, values[0].cpu(), part)
+                _save(stage.folder, problem, values[0].cpu(), part)
                 stage.done(problem.image_id)
 
 

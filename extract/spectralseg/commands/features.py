@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from spectralseg.errors import InputError
 from spectralseg.files.images import crop_to_patches, load_image, read_images_list, view_of
 from spectralseg.files.storage import compact, save_record
-from spectralseg.models.backbones import MAX_SIZE, Backbone, load_backbone
+from spectralseg.models.backbones import MAX_SIZE, load_backbone
 from spectralseg.models.tokens import DEBIAS, TokenExtractor, dtype_named
 from spectralseg.progress import say
 from spectralseg.running.batches import THREADS, work_in_batches
@@ -78,11 +78,11 @@ class ImageFiles(Dataset):
         self,
         root: Path,
         files: Sequence[tuple[str, str]],
-        backbone: Backbone,
+        patch_size: int,
         settings: FeatureSettings,
-        colour: Callable[[Image.Image], coo_array] | None = None,
+        colour: Callable[[int, Image.Image], coo_array] | None = None,
     ) -> None:
-        self.root, self.files, self.patch_size, self.colour = root, files, backbone.patch_size, colour
+        self.root, self.files, self.patch_size, self.colour = root, files, patch_size, colour
         self.view = view_of(asdict(settings))
 
     def __len__(self) -> int:
@@ -97,11 +97,11 @@ class ImageFiles(Dataset):
 
 
 def loaded(
-    image_id: str, image: Image.Image, patch_size: int, colour: Callable[[Image.Image], coo_array] | None = None
+    image_id: str, image: Image.Image, patch_size: int, colour: Callable[[int, Image.Image], coo_array] | None = None
 ) -> Loaded:
     """An image as the backbone takes it, and its ``colour`` affinity if asked for; an error if it has no patch."""
     pixels = crop_to_patches(torch.from_numpy(np.array(image)).permute(2, 0, 1), patch_size).contiguous()
-    return Loaded(image_id, pixels, (image.height, image.width), None if colour is None else colour(image))
+    return Loaded(image_id, pixels, (image.height, image.width), None if colour is None else colour(patch_size, image))
 
 
 def extract_features(
@@ -119,33 +119,67 @@ def extract_features(
 
     ``extractor``: that of :func:`load_extractor`, where it is there already.
     """
+    dtype = dtype_named(settings.storage_dtype)
+
+    def work(over: Pass, items: list[Loaded]) -> Iterator[tuple[str, Callable[[], None]]]:
+        backbone, found = over.extractor.backbone, _on_cpu(features_of(over.extractor, items, over.device))
+        about = {"weights": backbone.weights, "patch_size": backbone.patch_size, "model_name": backbone.name}
+        about |= {"blocks": over.extractor.blocks, **over.view}
+        for number, item in enumerate(items):
+            index, name = over.files[item.image_id]
+            record = {"indices": index, "file": name, "id": item.image_id} | about | {"shape": (1, 3, *item.shape)}
+            features = {name: value[number : number + 1] for name, value in found.items()}
+            yield item.image_id, functools.partial(_save, over.stage.output(item.image_id), record, features, dtype)
+
+    images = (images_list, images_root, settings, batch_size, device, num_workers, extractor)
+    over_images("extract_features", output_dir, lambda made: made, work, *images, overwrite=overwrite)
+
+
+class Pass(NamedTuple):
+    """Images on their way through a backbone: by id their number in the list and their name; how they are looked at."""
+
+    extractor: TokenExtractor
+    device: torch.device
+    stage: Stage
+    files: dict[str, tuple[int, str]]
+    view: dict[str, Any]
+
+
+def over_images(
+    command: str,
+    output_dir: str,
+    arguments: Callable[[dict[str, Any]], dict[str, Any]],
+    work: Callable[[Pass, list[Loaded]], Iterator[tuple[str, Callable[[], None]]]],
+    images_list: str,
+    images_root: str,
+    settings: FeatureSettings,
+    batch_size: int | None,
+    device: str,
+    num_workers: int | None,
+    extractor: TokenExtractor | None,
+    overwrite: bool,
+    colour: Callable[[int, Image.Image], coo_array] | None = None,
+) -> None:
+    """A stage that decodes the images of a list and works on those of one kind together.
+
+    ``arguments``: of the stage, by :func:`made_by`; ``work`` as of :func:`work_in_batches`; ``colour``: patch size and
+    image -> affinity, computed where images are decoded; the others as of ``extract_features``.
+    """
     check_range("batch_size", batch_size, least=1)
     check_range("num_workers", num_workers, least=0)
     where = pick_device(device)
-    batch_size = batch_size or (1 if where.type == "cpu" else GPU_BATCH)
+    at_once = batch_size or (1 if where.type == "cpu" else GPU_BATCH)
     files = read_images_list(images_list, images_root)
-    extractor = extractor or load_extractor("extract_features", settings, where)
-    backbone = extractor.backbone
-    stage = Stage("extract_features", output_dir, ".pth", made_by(settings, extractor), overwrite)
-    pending = stage.begin(files, where)
-    dataset = ImageFiles(Path(images_root), [(image_id, files[image_id]) for image_id in pending], backbone, settings)
-    about: dict[str, Any] = {"weights": backbone.weights, "patch_size": backbone.patch_size}
-    about |= {"model_name": backbone.name, "blocks": extractor.blocks}
-    about |= dataset.view
-    indices = {image_id: index for index, image_id in enumerate(files)}
+    extractor = extractor or load_extractor(command, settings, where)
+    stage = Stage(command, output_dir, ".pth", arguments(made_by(settings, extractor)), overwrite)
+    named = [(image_id, files[image_id]) for image_id in stage.begin(files, where)]
+    dataset = ImageFiles(Path(images_root), named, extractor.backbone.patch_size, settings, colour)
+    numbered = {image_id: (number, name) for number, (image_id, name) in enumerate(files.items())}
+    over = Pass(extractor, where, stage, numbered, dataset.view)
     writers = 0 if where.type == "cpu" else THREADS
-    dtype = dtype_named(settings.storage_dtype)
-
-    def work(items: list[Loaded]) -> Iterator[tuple[str, Callable[[], None]]]:
-        found = _on_cpu(features_of(extractor, items, where))
-        for number, item in enumerate(items):
-            record = {"indices": indices[item.image_id], "file": files[item.image_id], "id": item.image_id}
-            record |= about | {"shape": (1, 3, *item.shape)}
-            features = {name: value[number : number + 1] for name, value in found.items()}
-            yield item.image_id, functools.partial(_save, stage.output(item.image_id), record, features, dtype)
-
-    with stage.working(), decoded(dataset, num_workers, where) as items:
-        work_in_batches(stage, readable(items, stage), kind_of, lambda _: batch_size, work, writers)
+    with stage.working(), _decoded(dataset, num_workers, where) as items:
+        images = _readable(items, stage)
+        work_in_batches(stage, images, kind_of, lambda _: at_once, functools.partial(work, over), writers)
     stage.finish()
 
 
@@ -166,7 +200,7 @@ def load_extractor(command: str, settings: FeatureSettings, device: torch.device
 
 
 @contextlib.contextmanager
-def decoded(
+def _decoded(
     dataset: ImageFiles, num_workers: int | None, device: torch.device
 ) -> Iterator[Iterator[Loaded | Unreadable]]:
     """Images in order, decoded in worker processes (by default: none beside a CPU that computes, else up to 8)."""
@@ -176,7 +210,7 @@ def decoded(
         yield iter(items)
 
 
-def readable(items: Iterator[Loaded | Unreadable], stage: Stage) -> Iterator[Loaded]:
+def _readable(items: Iterator[Loaded | Unreadable], stage: Stage) -> Iterator[Loaded]:
     """Those that could be decoded; the others are reported to ``stage``."""
     for item in items:
         if isinstance(item, Unreadable):

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spectralseg.api import Preset, object_box, preset_of
+from spectralseg.api import object_box
 from spectralseg.commands import eigs, features, masks, objects, semantic
+from spectralseg.commands.choices import StageChoices
 from spectralseg.commands.vis_eigs import Sources, load_card
 from spectralseg.commands.vis_objects import object_panels
 from spectralseg.drawing.page import Card, write_page
@@ -32,16 +33,13 @@ from spectralseg.files.label_maps import (
     voc_palette,
 )
 from spectralseg.files.storage import atomic_write, load_json, make_folder, remove_leftovers, save_json, save_picture
-from spectralseg.mathematics.affinity import COLOR_GRIDS
 from spectralseg.mathematics.crf import BACKENDS, CrfSettings
-from spectralseg.mathematics.eigen import MATRICES
-from spectralseg.mathematics.ranking import FOREGROUNDS
 from spectralseg.models.backbones import LAB_GRAPH, MAX_SIZE
-from spectralseg.models.tokens import PER_PATCH, TokenExtractor
+from spectralseg.models.tokens import TokenExtractor
 from spectralseg.progress import say
 from spectralseg.running.devices import device_or_processes, pick_device
 from spectralseg.running.stage import DESCRIPTION_FILE, Stage, describe, provenance
-from spectralseg.settings import Settings, setting
+from spectralseg.settings import setting
 
 THUMBNAIL_HEIGHT = 180
 MAX_CARDS = 1000
@@ -50,26 +48,14 @@ CARD_EIGENVECTORS = 4
 
 
 @dataclass(frozen=True)
-class RunSettings(Settings):
+class RunSettings(StageChoices):
     """What ``run`` decides beside the features; see ``run`` in ``extract.py``."""
 
-    K: int | None = setting(None, least=2)  # number 0 is constant
-    num_segments: int = setting(4, least=1, most=255)
-    which_matrix: str | None = setting(None, choices=MATRICES)
-    which_features: str = setting("k", choices=PER_PATCH)
-    image_color_lambda: float = setting(0.0, least=0)
-    color_grid: str = setting("cropped", choices=COLOR_GRIDS)
     mask_format: str = setting("palette", choices=MASK_FORMATS)
     crf: bool = True
     crf_backend: str = setting("auto", choices=BACKENDS)
     max_size: int | None = setting(None, least=1)
-    foreground: str | None = setting(None, choices=FOREGROUNDS)
     objects: int = setting(0, least=0)
-
-    def preset(self, model_name: str) -> Preset:
-        """A backbone's preset, with what was asked for in its place."""
-        asked = {name: getattr(self, name) for name in ("K", "which_matrix", "max_size", "foreground")}
-        return replace(preset_of(model_name), **{name: value for name, value in asked.items() if value is not None})
 
 
 class Folders:
@@ -182,29 +168,19 @@ def run_stages(
     by_colours = preset.foreground != "eigenvector" and model_name == LAB_GRAPH
     has_features = bool(keep_features or settings.objects or by_colours or multiprocessing)
     features_dir = str(folders.features) if has_features else None
-    eigen_settings = eigs.EigenSettings(
-        which_matrix=preset.which_matrix,
-        which_features=settings.which_features,
-        K=preset.K,
-        image_color_lambda=settings.image_color_lambda,
-        color_grid=settings.color_grid,
-    )
+    of_eigs, single, multi = settings.stages(preset, settings.mask_format)
     both, how = (features_dir, str(folders.eigs)), (batch_size, device)
     if features_dir is None:
-        of_images = (listed, copies, str(folders.eigs), feature_settings, eigen_settings, *how)
+        of_images = (listed, copies, str(folders.eigs), feature_settings, of_eigs, *how)
         step(eigs.extract_eigs_of_images, *of_images, extractor=extractor)
     else:
         step(features.extract_features, listed, copies, features_dir, feature_settings, *how, extractor=extractor)
-        step(eigs.extract_eigs, copies, *both, eigen_settings, multiprocessing, device)
-    single = masks.SingleRegionSettings(mask_format=settings.mask_format, foreground=preset.foreground)
+        step(eigs.extract_eigs, copies, *both, of_eigs, multiprocessing, device)
     step(masks.extract_single_region_segmentations, *both, str(folders.mask_patches), single, multiprocessing)
     has_soft = folders.has_soft = preset.foreground != "eigenvector"
     if has_soft:
         soft = replace(single, mask_format=SOFT)
         step(masks.extract_single_region_segmentations, *both, str(folders.mask_soft), soft, multiprocessing)
-    multi = masks.MultiRegionSettings(
-        non_adaptive_num_segments=settings.num_segments, num_eigenvectors=preset.num_eigenvectors
-    )
     step(masks.extract_multi_region_segmentations, *both, str(folders.segment_patches), multi, multiprocessing)
     patch_size = extractor.backbone.patch_size
     if settings.crf:

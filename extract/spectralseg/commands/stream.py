@@ -18,7 +18,7 @@ import socket
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,20 +26,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from spectralseg.api import preset_of
 from spectralseg.commands import bboxes, eigs, features, masks, rows
+from spectralseg.commands.choices import StageChoices, StageSettings
 from spectralseg.errors import ImagesFailed, InputError, check_choice, some_of
 from spectralseg.files.images import load_image, view_of
 from spectralseg.files.shards import Entry, Shard, TableFolder, entries_of, find_shards, pyarrow
 from spectralseg.files.storage import LAB_GRAPH, remove_leftovers
-from spectralseg.mathematics.affinity import COLOR_GRIDS
-from spectralseg.mathematics.eigen import MATRICES
-from spectralseg.mathematics.ranking import FOREGROUNDS
-from spectralseg.models.tokens import PER_PATCH, TokenExtractor
+from spectralseg.models.tokens import TokenExtractor
 from spectralseg.progress import progress_bar, say
+from spectralseg.running.batches import Failure, alike, together_or_alone
 from spectralseg.running.devices import pick_device
 from spectralseg.running.stage import FailureLines, differences
-from spectralseg.settings import Settings, check_range, setting
+from spectralseg.settings import check_range, setting
 
 try:
     import ray
@@ -59,38 +57,29 @@ ON_CPU, ON_GPU, SMALL, DECODE_FOR_GPU = 0.75, 0.5, 0.1, 0.5
 
 
 @dataclass(frozen=True)
-class StreamSettings(Settings):
+class StreamSettings(StageChoices):
     """What ``stream`` decides beside the features; see ``stream`` in ``extract.py``."""
 
-    which_features: str = setting("k", choices=PER_PATCH)
-    which_matrix: str | None = setting(None, choices=MATRICES)
-    K: int | None = setting(None, least=2)
-    image_color_lambda: float = setting(0.0, least=0)
-    color_grid: str = setting("cropped", choices=COLOR_GRIDS)
-    foreground: str | None = setting(None, choices=FOREGROUNDS)
-    num_segments: int = setting(4, least=1, most=255)
     eigenvectors: str = setting("none", choices=("none", *rows.FLOATS))
+    image_column: str = "image"
+    batch_size: int = setting(64, least=1)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a task needs to know."""
+    """All that a task needs to know; ``told``: JSON of what ``stream.json`` tells of it."""
 
     features: features.FeatureSettings
-    eigs: eigs.EigenSettings
-    single: masks.SingleRegionSettings
-    multi: masks.MultiRegionSettings
+    stages: StageSettings
     boxes: bboxes.BoxSettings
+    settings: StreamSettings
     patch_size: int
-    eigenvectors: str
-    image_column: str
-    batch_size: int
     output_dir: str
-    told: bytes = b""
+    told: str
 
     def schema(self) -> pyarrow.Schema:
         """Of the tables."""
-        return rows.schema_of(self.eigenvectors, self.told)
+        return rows.schema_of(self.settings.eigenvectors, self.told.encode())
 
 
 def stream(
@@ -99,21 +88,18 @@ def stream(
     feature_settings: features.FeatureSettings,
     settings: StreamSettings,
     images_root: str | None = None,
-    image_column: str = "image",
-    batch_size: int = 64,
     actors: int | None = None,
     device: str = "auto",
     ray_address: str | None = None,
 ) -> None:
     """The command of that name; see its documentation in ``extract.py``."""
-    check_range("batch_size", batch_size, least=1)
     check_range("actors", actors, least=1)
     check_choice("device", device.partition(":")[0], ("auto", "cpu", "cuda"))
     found = find_shards(shards, images_root)
     extractor = features.load_extractor("stream", feature_settings, torch.device("cpu"))  # its errors, before any work
-    plan, arguments = _plan(extractor, feature_settings, settings, image_column, batch_size, output_dir)
+    plan = _plan(extractor, feature_settings, settings, output_dir)
     folder = TableFolder(output_dir)
-    _check_folder(folder, arguments)
+    _check_folder(folder, json.loads(plan.told))
     whole = {name.removesuffix(".parquet") for name in folder.names()}
     parts = _parts(folder)
     folder.remove([_part(stem, number) for stem in whole & parts.keys() for number in parts[stem]])
@@ -133,38 +119,20 @@ def stream(
 
 
 def _plan(
-    extractor: TokenExtractor,
-    feature_settings: features.FeatureSettings,
-    settings: StreamSettings,
-    image_column: str,
-    batch_size: int,
-    output_dir: str,
-) -> tuple[Plan, dict[str, Any]]:
-    """The stages' settings, the backbone's preset where nothing else is asked for; and what is told of them."""
-    backbone = extractor.backbone
-    preset = preset_of(backbone.name)
-    asked = {name: getattr(settings, name) for name in ("which_features", "image_color_lambda", "color_grid")}
-    of_graph = eigs.EigenSettings(
-        which_matrix=settings.which_matrix or preset.which_matrix, K=settings.K or preset.K, **asked
-    )
-    single = masks.SingleRegionSettings(foreground=settings.foreground or preset.foreground)
-    multi = masks.MultiRegionSettings(
-        non_adaptive_num_segments=settings.num_segments, num_eigenvectors=preset.num_eigenvectors
-    )
-    made_by: dict[str, Any] = asdict(of_graph) | {"features": features.made_by(feature_settings, extractor)}
-    arguments: dict[str, Any] = {
-        "eigs": made_by,
-        "single": asdict(single),
-        "multi": asdict(multi),
-        "boxes": asdict(bboxes.BoxSettings()),
-        "eigenvectors": settings.eigenvectors,
-        "image_column": image_column,
-        "batch_size": batch_size,
+    extractor: TokenExtractor, feature_settings: features.FeatureSettings, settings: StreamSettings, output_dir: str
+) -> Plan:
+    backbone, boxes = extractor.backbone, bboxes.BoxSettings()
+    stages = settings.stages(settings.preset(backbone.name))
+    told = {
+        "eigs": asdict(stages.eigs) | {"features": features.made_by(feature_settings, extractor)},
+        "single": asdict(stages.single),
+        "multi": asdict(stages.multi),
+        "boxes": asdict(boxes),
+        **{name: getattr(settings, name) for name in ("eigenvectors", "image_column", "batch_size")},
     }
-    arguments = json.loads(json.dumps(arguments, default=str))
-    own = (feature_settings, of_graph, single, multi, bboxes.BoxSettings(), backbone.patch_size, settings.eigenvectors)
     place = output_dir if "://" in output_dir else str(Path(output_dir).absolute())
-    return Plan(*own, image_column, batch_size, place, json.dumps(arguments).encode()), arguments
+    own = (feature_settings, stages, boxes, settings, backbone.patch_size, place)
+    return Plan(*own, json.dumps(told, default=str))
 
 
 def _check_folder(folder: TableFolder, arguments: dict[str, Any]) -> None:
@@ -327,14 +295,20 @@ def _rows(table: pyarrow.Table) -> Iterator[tuple[str, int, Any]]:
         yield stem.as_py(), number.as_py(), pickle.loads(payload.as_buffer())
 
 
+def _each_part(table: pyarrow.Table, work: Callable[[str, int, list[Any]], object]) -> Iterator[pyarrow.Table]:
+    """What ``work`` makes of the parts in a table; how many a shard has goes on as it is."""
+    for stem, number, part in _rows(table):
+        yield _table(stem, number, part if number == COUNT else work(stem, number, part))
+
+
 def _read(plan: Plan, table: pyarrow.Table) -> Iterator[pyarrow.Table]:
     """Shards -> their parts that are not there yet, lists of :class:`Entry`; and how many there are."""
     for given in table["payload"]:
         shard, there = pickle.loads(given.as_buffer())
         number, part = 0, list[Entry]()
-        for entry in entries_of(shard, plan.image_column):
+        for entry in entries_of(shard, plan.settings.image_column):
             part.append(entry)
-            if len(part) == plan.batch_size:
+            if len(part) == plan.settings.batch_size:
                 if number not in there:
                     yield _table(shard.stem, number, part)
                 number, part = number + 1, []
@@ -345,26 +319,33 @@ def _read(plan: Plan, table: pyarrow.Table) -> Iterator[pyarrow.Table]:
 
 def _decode(plan: Plan, table: pyarrow.Table) -> Iterator[pyarrow.Table]:
     """Entries -> (id, name, pixels, shape, colour affinity), or (id, name, problem)."""
-    colour = None
-    if plan.eigs.image_color_lambda > 0:
-        colour = functools.partial(eigs.colours_of, plan.patch_size, plan.eigs)
-    for stem, number, part in _rows(table):
-        if number == COUNT:
-            yield _table(stem, number, part)
-            continue
-        decoded: list[tuple[Any, ...]] = []
-        for entry in part:
-            problem = entry.problem
-            if problem is None:
-                try:
-                    image = load_image(entry.name, content=entry.content, **view_of(asdict(plan.features)))
-                    item = features.loaded(entry.id, image, plan.patch_size, colour)
-                    decoded.append((entry.id, entry.name, item.pixels.numpy(), item.shape, item.colour))
-                    continue
-                except InputError as error:
-                    problem = str(error)
-            decoded.append((entry.id, entry.name, problem))
-        yield _table(stem, number, decoded)
+    view, colour = view_of(asdict(plan.features)), eigs.colouring(plan.stages.eigs)
+
+    def decoded(entry: Entry) -> tuple[Any, ...]:
+        try:
+            if entry.problem is not None:
+                raise InputError(entry.problem)
+            image = load_image(entry.name, content=entry.content, **view)
+            item = features.loaded(entry.id, image, plan.patch_size, colour)
+        except InputError as error:
+            return entry.id, entry.name, str(error)
+        return entry.id, entry.name, item.pixels.numpy(), item.shape, item.colour
+
+    yield from _each_part(table, lambda stem, number, part: list(map(decoded, part)))
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A decoded image, and its place among those that came with it."""
+
+    place: int
+    name: str
+    item: features.Loaded
+
+    @property
+    def image_id(self) -> str:
+        """As of the item."""
+        return self.item.image_id
 
 
 class Eigenvectors:
@@ -383,66 +364,56 @@ class Eigenvectors:
         for stem, number, part in parts:
             yield _table(stem, number, part if number == COUNT else list(itertools.islice(solved, len(part))))
 
-    def _solved(self, part: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        solved: dict[int, tuple[Any, ...]] = {}
-        kinds = defaultdict(list)
-        for place, (image_id, name, *found) in enumerate(part):
+    def _solved(self, given: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        solved, waiting = dict[int, tuple[Any, ...]](), list[Waiting]()
+        for place, (image_id, name, *found) in enumerate(given):
             if len(found) == 1:
-                solved[place] = part[place]
+                solved[place] = given[place]
             else:
                 pixels, shape, colour = found
                 item = features.Loaded(image_id, torch.from_numpy(pixels.copy()), shape, colour)
-                kinds[features.kind_of(item)].append((place, name, item))
+                waiting.append(Waiting(place, name, item))
         at_once = 1 if self.device.type == "cpu" else features.GPU_BATCH
-        for kind in kinds.values():
-            for start in range(0, len(kind), at_once):
-                solved |= self._together(kind[start : start + at_once])
-        return [solved[place] for place in range(len(part))]
+        for group in alike(waiting, lambda each: features.kind_of(each.item), lambda _: at_once):
+            for each, outcome in zip(group, together_or_alone(self._together, group), strict=True):
+                result = (outcome.problem,) if isinstance(outcome, Failure) else outcome
+                solved[each.place] = (each.image_id, each.name, *result)
+        return [solved[place] for place in range(len(given))]
 
-    def _together(self, group: list[tuple[int, str, features.Loaded]]) -> dict[int, tuple[Any, ...]]:
-        """Images of one kind; a batch that fails is taken image by image."""
-        places, names, items = zip(*group, strict=True)
-        problem = ""
-        try:
-            views = [{"file": name} | view_of(asdict(self.plan.features)) for name in names]
-            solved = list(eigs.eigenvectors_of(self.extractor, items, views, self.plan.eigs, self.device))
-            records = [eigs.record_of(one, self.plan.eigs, *found) for one, *found in solved]
-            colours = [
-                one.features.cpu().numpy() if self.extractor.backbone.name == LAB_GRAPH else None for one, *_ in solved
-            ]
-            done = zip(places, items, names, records, colours, strict=True)
-            return {place: (item.image_id, name, record, own) for place, item, name, record, own in done}
-        except (InputError, torch.OutOfMemoryError, torch.linalg.LinAlgError) as error:
-            problem = str(error).splitlines()[0]
-        if len(group) == 1:
-            return {places[0]: (items[0].image_id, names[0], problem)}
-        return {place: found for one in group for place, found in self._together([one]).items()}
+    def _together(self, group: list[Waiting]) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+        """Eigenvectors records of images of one kind, and the colours of their cells where these are the features."""
+        views = [{"file": each.name} | view_of(asdict(self.plan.features)) for each in group]
+        items, settings = [each.item for each in group], self.plan.stages.eigs
+        for problem, *found in eigs.eigenvectors_of(self.extractor, items, views, settings, self.device):
+            has_colours = self.extractor.backbone.name == LAB_GRAPH
+            yield eigs.record_of(problem.about, *found), problem.features.cpu().numpy() if has_colours else None
 
 
 def _finish(plan: Plan, table: pyarrow.Table) -> Iterator[pyarrow.Table]:
     """Eigenvectors -> a file of rows; how many there are, and which failed."""
     folder = TableFolder(plan.output_dir)
-    for stem, number, part in _rows(table):
-        if number == COUNT:
-            yield _table(stem, number, part)
-            continue
-        found, failures = [], []
-        for image_id, name, *rest in part:
-            row = {"id": image_id, "shard": stem, "name": name}
-            try:
-                row |= {"error": rest[0]} if len(rest) == 1 else _found(plan, image_id, *rest)
-            except InputError as error:
-                row["error"] = str(error)
-            found.append(row)
-            if row.get("error"):
-                failures.append((f"{stem}/{image_id}", row["error"]))
+
+    def written(stem: str, number: int, part: list[Any]) -> tuple[int, list[tuple[str, str]]]:
+        found = [
+            {"id": image_id, "shard": stem, "name": name, **_found(plan, image_id, *rest)}
+            for image_id, name, *rest in part
+        ]
         folder.write(_part(stem, number), pyarrow.Table.from_pylist(found, plan.schema()))
-        yield _table(stem, number, (len(found), failures))
+        return len(found), [(f"{stem}/{row['id']}", row["error"]) for row in found if "error" in row]
+
+    yield from _each_part(table, written)
 
 
-def _found(plan: Plan, image_id: str, record: dict[str, Any], colours: np.ndarray | None) -> dict[str, Any]:
-    grid = record["grid"]
-    mask = masks.object_of(record, grid, colours, plan.single)
-    segments = masks.segments_of(record, grid, plan.multi)
-    boxes = bboxes.boxes_of(image_id, segments, record["shape"], record["step"], record, plan.boxes)
-    return rows.row_of(record, mask, segments, boxes, plan.eigenvectors)
+def _found(
+    plan: Plan, image_id: str, record: dict[str, Any] | str, colours: np.ndarray | None = None
+) -> dict[str, Any]:
+    """What a row tells of an image by its eigenvectors record, or in the place of one by its problem."""
+    if isinstance(record, str):
+        return {"error": record}
+    try:
+        mask = masks.object_of(record, record["grid"], colours, plan.stages.single)
+        segments = masks.segments_of(record, record["grid"], plan.stages.multi)
+        boxes = bboxes.boxes_of(image_id, segments, record["shape"], record["step"], record, plan.boxes)
+    except InputError as error:
+        return {"error": str(error)}
+    return rows.row_of(record, mask, segments, boxes, plan.settings.eigenvectors)

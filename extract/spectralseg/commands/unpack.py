@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from spectralseg.commands import bboxes, masks, rows
+from spectralseg.commands import bboxes, eigs, masks, rows
 from spectralseg.errors import InputError
 from spectralseg.files.images import view_of
 from spectralseg.files.label_maps import save_labels
 from spectralseg.files.names import check_id
 from spectralseg.files.shards import TableFolder
-from spectralseg.files.storage import compact, save_record
+from spectralseg.files.storage import save_record
 from spectralseg.running.stage import FileStage, Stage
 from spectralseg.settings import settings_from
 
@@ -93,11 +93,10 @@ def _segments(path: Path, row: dict[str, Any]) -> None:
 
 
 def _eigenvectors(made_by: dict[str, Any], path: Path, row: dict[str, Any]) -> None:
-    values, vectors = rows.eigenvectors_of(row)
-    record = {"eigenvalues": compact(values), "eigenvectors": compact(vectors), "id": row["id"]}
-    record |= {"shape": (1, 3, row["height"], row["width"]), "grid": (row["rows"], row["columns"]), "step": row["step"]}
-    record |= {"file": row["name"]} | view_of(made_by["features"])
-    save_record(path, record | {"which_matrix": made_by["which_matrix"]})
+    view = {"file": row["name"]} | view_of(made_by["features"])
+    grid = (row["rows"], row["columns"])
+    about = eigs.about_image(row["id"], (row["height"], row["width"]), grid, row["step"], view, made_by["which_matrix"])
+    save_record(path, eigs.record_of(about, *rows.eigenvectors_of(row)))
 
 
 def _boxes(row: dict[str, Any], made_by: dict[str, Any], settings: bboxes.BoxSettings) -> dict[str, Any]:

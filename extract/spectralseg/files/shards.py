@@ -192,9 +192,8 @@ def _read_tar(file: Any) -> Iterator[Entry]:
                 yield Entry(image_id, name, problem="it is a link or a sparse file")
             else:
                 yield _entry(image_id, name, content.read(MOST_BYTES + 1))
-        rest: Any = (
-            tar.fileobj
-        )  # behind the block that ended the loop, where tarfile takes a damaged header for the end
+        # Behind the block that ended the loop: tarfile takes a damaged header for the end.
+        rest: Any = tar.fileobj
         if rest.tell() < tar.offset + tarfile.BLOCKSIZE:
             raise tarfile.ReadError("the blocks that end a tar are missing")
         while block := rest.read(2**20):

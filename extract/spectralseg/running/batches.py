@@ -4,6 +4,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ class OfAnImage(Protocol):
 
 
 Item = TypeVar("Item", bound=OfAnImage)
+Result = TypeVar("Result")
 
 
 def alike(
@@ -132,26 +134,37 @@ def work_in_batches(
     writers
         Threads that save; 0 saves in this one.
     work
-        Items of one kind -> for each its id and a function that saves its result. A batch that fails, or needs more
-        memory than there is, is taken image by image.
+        Items of one kind -> for each, in their order, its id and a function that saves its result; as
+        :func:`together_or_alone` takes it.
     """
-
-    def handle(together: list[Item]) -> None:
-        results, problem, out_of_memory = [], None, False
-        try:
-            results = list(work(together))
-        except (InputError, torch.OutOfMemoryError, torch.linalg.LinAlgError) as error:
-            problem, out_of_memory = str(error).splitlines()[0], isinstance(error, torch.OutOfMemoryError)
-        for image_id, save in results:
-            put(image_id, save)
-        if problem and len(together) == 1:
-            stage.failed(together[0].image_id, problem)
-        elif problem:  # here, where the error no longer holds on to what it was raised beside
-            if out_of_memory:
-                say(f"{problem}: one by one now")
-            for item in together:
-                handle([item])
 
     with writing_behind(stage, writers) as put:
         for together in alike(items, kind, at_once):
-            handle(together)
+            for item, result in zip(together, together_or_alone(work, together), strict=True):
+                if isinstance(result, Failure):
+                    stage.failed(item.image_id, result.problem)
+                else:
+                    put(*result)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """In the place of a result: why there is none."""
+
+    problem: str
+
+
+def together_or_alone(work: Callable[[list[Item]], Iterable[Result]], items: list[Item]) -> list[Result | Failure]:
+    """What ``work`` makes of items together, one result for each in their order.
+
+    A batch that fails, or needs more memory than there is, is taken item by item; of an item alone that is its failure.
+    """
+    try:
+        return list(work(items))
+    except (InputError, torch.OutOfMemoryError, torch.linalg.LinAlgError) as error:
+        failure, out_of_memory = Failure(str(error).splitlines()[0]), isinstance(error, torch.OutOfMemoryError)
+    if len(items) == 1:
+        return [failure]
+    if out_of_memory:  # here, where the error no longer holds on to what it was raised beside
+        say(f"{failure.problem}: one by one now")
+    return [result for item in items for result in together_or_alone(work, [item])]
